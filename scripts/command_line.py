@@ -1,0 +1,102 @@
+"""What every script's command line shares: flags from a dataclass, presets by name, and mistakes told in one line.
+
+Imports nothing heavy, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # a checkout works without being installed
+    sys.path.insert(0, str(ROOT))
+
+Config = TypeVar("Config")
+
+
+def parse(
+    config_type: type[Config],
+    argv: Sequence[str] | None = None,
+    *,
+    presets: Mapping[str, Config] | None = None,
+    description: str,
+) -> Config:
+    """Builds a configuration from the command line: defaults < preset < flags.
+
+    Args:
+        config_type: A dataclass; its fields become flags, the text beneath each its help.
+        argv: Arguments without the program's name; the process's own by default.
+        presets: Configurations by name; the first argument then names one.
+        description: What the script does, for --help.
+
+    A mistake ends the process with one line on standard error and exit status 2.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    program, default = Path(sys.argv[0]).name, None
+    if presets is not None:
+        default = _take_preset(arguments, presets, program, description)
+        program = f"{program} PRESET"
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            if default is None:
+                return tyro.cli(config_type, args=arguments, prog=program, description=description)
+            return tyro.cli(config_type, args=arguments, prog=program, description=description, default=default)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        _fail(_one_line(said.getvalue()))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls ``main``; a user's mistake or an interrupt becomes one line on standard error and exit status 2.
+
+    The environment variable EAGAN_EAT_TRACEBACK=1 shows the whole traceback instead.
+    """
+    try:
+        main()
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        if os.environ.get("EAGAN_EAT_TRACEBACK"):
+            traceback.print_exc()
+            raise SystemExit(2) from error
+        default = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
+        _fail(" ".join(str(error).split()) or default)
+
+
+def _take_preset(arguments: list[str], presets: Mapping[str, Config], program: str, description: str) -> Config:
+    """Removes the preset's name from ``arguments`` and returns the preset."""
+    names = ", ".join(presets)
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+        if name in presets:
+            return presets[name]
+        close = get_close_matches(name, presets, n=1)
+        _fail(f"unknown preset {name!r}" + (f"; did you mean {close[0]}?" if close else "") + f" (presets: {names})")
+    if "-h" in arguments or "--help" in arguments:
+        print(f"{description}\n\nusage: {program} PRESET [flags]\n\npresets: {names}\n")
+        return next(iter(presets.values()))  # its flags and defaults follow
+    _fail(f"expected a preset first: {program} PRESET [flags] (presets: {names})")
+
+
+def _one_line(text: str) -> str:
+    """tyro explains a mistake in a box of several lines; a script's log wants one."""
+    words = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    words = re.sub(r"\u256d.*", "", words)  # the box's upper edge with its title
+    words = re.sub(r"[\u2500-\u257f]+", " ", words)
+    return " ".join(words.split())
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)

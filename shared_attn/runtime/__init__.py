@@ -1,0 +1,12 @@
+"""What both training loops share, one job a file.
+
+seeding      stateless randomness: every draw follows from (seed, what for, when)
+files        files that are either old or new, never half
+checkpoint   exact resume
+run_folder   one folder a run; a changed configuration is refused
+progress     bar, metrics.jsonl, TensorBoard
+interrupt    Ctrl-C saves
+weights      one self-describing .safetensors
+records      results as evidence
+launch       device and precision through Lightning Fabric
+"""

@@ -1,0 +1,36 @@
+"""Device and precision of a run, through Lightning Fabric."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def create_fabric(device: str, precision: str) -> Fabric:
+    """A launched Fabric for one process.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        precision: "fp32", or "bf16": bfloat16 autocast over float32 weights.
+
+    Raises:
+        ValueError: An unknown device or precision, or CUDA where there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {device}: expected auto, cpu or cuda")
+    if precision not in PRECISIONS:
+        raise ValueError(f"--precision {precision}: expected {' or '.join(PRECISIONS)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no usable CUDA device; expected auto or cpu")
+    from lightning.fabric import Fabric
+
+    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=PRECISIONS[precision])  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric
