@@ -1,0 +1,114 @@
+"""The one call that every attention variant has, and the checks of its arguments.
+
+Legend: B batch, N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Attention", "check_divisible", "check_options", "check_positive"]
+
+
+class Attention(nn.Module):
+    """Base of the variants: `attention(x, grid=None, mask=None)`, (B, N, C) in and out.
+
+    A variant sets `name` and implements `attend`, which sees checked arguments: `grid` is a tuple whose product is N
+    (never None where `needs_grid`), and where there is a `mask` the padding of x is zero already and the output's
+    padding is set to zero after. A variant that cannot leave padding out of its sums sets `takes_mask = False`.
+
+    Args:
+        dim: channels C of the tokens.
+
+    Raises:
+        ValueError: at the call, for tokens that are not floating-point (B, N, dim), a grid that does not hold N tokens
+            or is missing, a mask that is not bool (B, N) or not supported; the message names the variant.
+    """
+
+    name: ClassVar[str]
+    needs_grid: ClassVar[bool] = False
+    takes_mask: ClassVar[bool] = True
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        check_positive(self.name, dim=dim)
+        self.dim = dim
+
+    def forward(self, x: Tensor, grid: Sequence[int] | None = None, mask: Tensor | None = None) -> Tensor:
+        """Attends.
+
+        Args:
+            x: (B, N, C) tokens.
+            grid: their layout, (H, W) row by row or (N,) for a sequence.
+            mask: (B, N) bool, True = real. Masked tokens influence nothing, and their outputs are zero.
+
+        Returns:
+            (B, N, C).
+        """
+        layout = self._check(x, grid, mask)
+        if mask is None:
+            return self.attend(x, layout, None)
+        padding = ~mask.unsqueeze(-1)  # (B, N, 1)
+        return self.attend(x.masked_fill(padding, 0), layout, mask).masked_fill(padding, 0)
+
+    def attend(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None, /) -> Tensor:
+        """The variant's own computation on checked arguments."""
+        raise NotImplementedError
+
+    def _check(self, x: Tensor, grid: Sequence[int] | None, mask: Tensor | None) -> tuple[int, ...] | None:
+        owner = f"attention {self.name!r}"
+        if x.dim() != 3 or x.shape[2] != self.dim or not x.is_floating_point():
+            raise ValueError(f"{owner}: expected floating-point tokens of shape (B, N, {self.dim}), got {_describe(x)}")
+        if mask is not None:
+            if not self.takes_mask:
+                raise ValueError(f"{owner} cannot honour a mask; pass mask=None")
+            if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
+                raise ValueError(f"{owner}: expected a bool mask of shape {tuple(x.shape[:2])}, got {_describe(mask)}")
+        if grid is None:
+            if self.needs_grid:
+                raise ValueError(f"{owner} needs grid=(H, W), or (N,) for a sequence")
+            return None
+        layout = tuple(grid)
+        if len(layout) not in (1, 2) or math.prod(layout) != x.shape[1]:
+            raise ValueError(f"{owner}: grid {layout} does not lay out {x.shape[1]} tokens as (H, W) or (N,)")
+        return layout
+
+
+def check_positive(owner: str, **values: int) -> None:
+    """Raises ValueError where a named value is not a positive integer."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"attention {owner!r}: {name} must be a positive integer, got {value!r}")
+
+
+def check_divisible(owner: str, dim: int, num_heads: int) -> None:
+    """Raises ValueError where the channels cannot be split evenly among the heads."""
+    check_positive(owner, num_heads=num_heads)
+    if dim % num_heads:
+        raise ValueError(f"attention {owner!r}: dim {dim} is not divisible by num_heads {num_heads}")
+
+
+def check_options(
+    owner: str, factory: Callable[..., object], options: Collection[str], *, given: Collection[str] = ()
+) -> None:
+    """Raises ValueError for an option that `factory` has not, or lacks, listing those it has beyond `given`."""
+    parameters: dict[str, Any] = {
+        name: parameter for name, parameter in inspect.signature(factory).parameters.items() if name not in given
+    }
+    known = ", ".join(parameters) or "none"
+    unknown = sorted(set(options) - set(parameters))
+    if unknown:
+        raise ValueError(f"{owner} has no option {', '.join(map(repr, unknown))}; its options: {known}")
+    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in options]
+    if missing:
+        raise ValueError(f"{owner} needs {', '.join(map(repr, missing))}; its options: {known}")
+
+
+def _describe(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"

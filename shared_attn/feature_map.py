@@ -1,0 +1,76 @@
+"""Attention on feature maps: (B, C, H, W) <-> (B, N, C) and the gated residual of SAGAN.
+
+Legend: B batch, N tokens, C channels, H W grid, N = H W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shared_attn import create_attention
+
+__all__ = ["FeatureMapAttention", "GatedAttention", "feature_map_to_tokens", "tokens_to_feature_map"]
+
+
+class _Gated(nn.Module):
+    """x + gate * attention(x) on tokens; the gate is one number, SAGAN's sigma, and starts at 0."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def add_attention(self, x: Tensor, grid: Sequence[int] | None, mask: Tensor | None) -> Tensor:
+        y: Tensor = self.attention(x, grid, mask)
+        return torch.addcmul(x, self.gate, y)
+
+
+class GatedAttention(_Gated):
+    """x + gate * attention(x) on (B, N, C), with the one call of the variants. The gate starts at 0.
+
+    Args:
+        attention: any variant.
+    """
+
+    def forward(self, x: Tensor, grid: Sequence[int] | None = None, mask: Tensor | None = None) -> Tensor:
+        return self.add_attention(x, grid, mask)
+
+
+class FeatureMapAttention(_Gated):
+    """x + gate * attention(x) on (B, C, H, W), (B, C, H, W) out. The gate starts at 0 (SAGAN, eq. 3).
+
+    A map in channels_last memory is viewed as tokens without a copy and comes back in channels_last.
+
+    Args:
+        name: the variant, one of `shared_attn.list_attentions()`.
+        channels: C.
+        options: the variant's.
+
+    Raises:
+        ValueError: as `create_attention`; at the call, where the map is not (B, channels, H, W).
+    """
+
+    def __init__(self, name: str, channels: int, **options: Any) -> None:
+        super().__init__(create_attention(name, channels, **options))
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"feature map attention: expected a map (B, {self.channels}, H, W), got {tuple(x.shape)}")
+        H, W = x.shape[2:]
+        return tokens_to_feature_map(self.add_attention(feature_map_to_tokens(x), (H, W), None), (H, W))
+
+
+def feature_map_to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H W, C), row by row. A view of channels_last memory, one copy otherwise."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+
+
+def tokens_to_feature_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, H W, C) -> (B, C, H, W), a view in channels_last memory."""
+    B, _, C = x.shape
+    return x.view(B, *grid, C).permute(0, 3, 1, 2)

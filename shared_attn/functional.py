@@ -1,0 +1,247 @@
+"""The mathematics of the attention variants as pure functions on (B, N, C).
+
+Legend: B batch, N tokens, C channels, S memory slots, M keys, D query width, H heads.
+
+External attention (arXiv 2105.02358, eq. 5-6 and algorithm 1) scores N tokens against S learnt slots, A = x K^T, and
+normalises twice: a softmax over the **tokens** of each slot, then a division by the sum over the **slots** of a token.
+Both together are one softmax. With L_s = logsumexp_n A_ns, the log of the mass a slot receives from all tokens,
+
+    p_ns = exp(A_ns - L_s),    a_ns = p_ns / sum_t p_nt = softmax_s(A_ns - L_s),    y = a V.
+
+So one reduction over the tokens gives L, one row-wise softmax gives the map, and no exponent overflows or leaves 0 / 0.
+The released code divides by (sum + 1e-9); that eps is one more slot with p = eps and no value. PCT's offset attention
+normalises in the same order, with the tokens themselves as slots.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "double_normalised_attention",
+    "external_attention",
+    "external_attention_paper",
+    "full_precision",
+    "softmax_attention",
+]
+
+
+def external_attention_paper(
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_bias: Tensor | None = None,
+    value_bias: Tensor | None = None,
+    *,
+    eps: float = 1e-9,
+) -> Tensor:
+    """External attention in the paper's three steps: the reference that `external_attention` is held against.
+
+    Args:
+        x: (B, N, ..., C).
+        keys: (S, C), the paper's M_k.
+        values: (C', S), the paper's M_v transposed.
+        key_bias: (S,) added to the logits; value_bias: (C',) added to the output.
+        eps: added to the sum over the slots (1e-9 in the released code).
+
+    Returns:
+        (B, N, ..., C'). NaN where every slot of a token underflows and eps is 0.
+    """
+    attention = F.linear(x, keys, key_bias).softmax(dim=1)  # (B, N, ..., S), over the tokens
+    attention = attention / (eps + attention.sum(dim=-1, keepdim=True))  # L1 over the slots
+    return F.linear(attention, values, value_bias)
+
+
+def external_attention(
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_bias: Tensor | None = None,
+    value_bias: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    """External attention in its one-softmax form, with a closed-form backward that keeps the logits and L only.
+
+    Logits and normalisation are at least float32 whatever the dtype of x or autocast. Gradients of any order are right.
+
+    Args:
+        x: (B, N, ..., C); dimensions between tokens and channels (heads) are independent of each other.
+        keys: (S, C).
+        values: (C', S).
+        key_bias: (S,) added to the logits. A constant a slot cancels in the softmax over the tokens, so neither the
+            output nor any gradient depends on it; its own gradient is exactly zero.
+        value_bias: (C',) added to the output.
+        mask: (B, N) bool, True = real. Padding must be finite; it takes no part in any sum and its output is zero.
+        eps: 0, or what is added to the sum over the slots (1e-9 in the released code).
+
+    Returns:
+        (B, N, ..., C') in the dtype of x (under autocast: autocast's).
+    """
+    if mask is not None:
+        mask = mask.reshape(*mask.shape, *(1,) * (x.dim() - 2))  # (B, N, ..., 1)
+    real = None if mask is None else _attendable(mask)
+    y: Tensor = _ExternalAttention.apply(x, keys, values, key_bias, value_bias, real, eps)
+    return y if mask is None else y.masked_fill(~mask, 0)
+
+
+def double_normalised_attention(
+    query_key: Tensor, value: Tensor, *, mask: Tensor | None = None, eps: float = 1e-9
+) -> Tensor:
+    """PCT's attention map applied to its values (arXiv 2012.09688, eq. 3-6, queries and keys shared as in its code).
+
+    A = softmax of q q^T over its last axis, divided by (eps + sum over the other axis), r_m = sum_n A_nm v_n. The
+    softmax thus runs over the output tokens m and the L1 over the sources n: external attention with the tokens as
+    slots. At least float32 inside.
+
+    Args:
+        query_key: (B, N, D); value: (B, N, C).
+        mask: (B, N) bool, True = real. Padding must be finite; its output rows are meaningless.
+
+    Returns:
+        (B, N, C) in the dtype of value.
+    """
+    with full_precision(query_key):
+        query_key = query_key.to(_at_least_float32(query_key))
+        logits = query_key @ query_key.transpose(1, 2)  # (B, N, N), symmetric
+        if mask is not None:
+            logits = logits.masked_fill(~_attendable(mask).unsqueeze(1), float("-inf"))
+        # A source's mass over the outputs m is a row's, because the logits are symmetric.
+        log_mass = logits.logsumexp(dim=2).unsqueeze(1)  # (B, 1, N)
+        attention = _normalise_slots(logits - log_mass, eps)
+        return attention.to(value.dtype) @ value
+
+
+def softmax_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    num_heads: int = 1,
+    scale: float | None = None,
+) -> Tensor:
+    """Scaled dot-product attention, softmax_m(scale q k^T) v a head, by torch's fused kernels.
+
+    Args:
+        query: (B, N, H D); key: (B, M, H D); value: (B, M, H E).
+        mask: (B, M) bool, True = real key.
+        scale: of the logits; None is 1 / sqrt(D).
+
+    Returns:
+        (B, N, H E).
+    """
+    q, k, v = (x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (query, key, value))  # (B, H, N or M, D)
+    attended = None if mask is None else _attendable(mask)[:, None, None, :]
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=attended, scale=scale)
+    return y.transpose(1, 2).flatten(2)  # (B, N, H E)
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Switches autocast off for a block of work on x: it would round logits before they are normalised."""
+    return torch.autocast(x.device.type, enabled=False) if _autocast_enabled(x) else nullcontext()
+
+
+class _ExternalAttention(torch.autograd.Function):
+    """y = a V + bias with the gradients in closed form: with da = g V and every sum over the axis named,
+
+    dz = a (da - <a, da>_s),  c_s = sum_n dz,  dA = dz - p c,  dx = dA K,  dK = dA^T x,  dV = g^T a.
+
+    dz is the softmax over the slots; -p c is what reaches the logits through L, whose derivative is p.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        key_bias: Tensor | None,
+        value_bias: Tensor | None,
+        real: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        product_dtype = _product_dtype(x)
+        with full_precision(x):
+            logits, log_mass = _logits_and_mass(x, keys, real)
+            attention = _normalise_slots(logits - log_mass, eps)  # (B, N, ..., S)
+            bias = None if value_bias is None else value_bias.to(product_dtype)
+            y = F.linear(attention.to(product_dtype), values.to(product_dtype), bias)  # (B, N, ..., C')
+        ctx.save_for_backward(x, keys, values, key_bias, value_bias, real, logits, log_mass)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, keys, values, key_bias, value_bias, real, logits, log_mass = ctx.saved_tensors
+        need_x, need_keys, need_values, need_key_bias, need_value_bias = ctx.needs_input_grad[:5]
+        grad_x = grad_keys = grad_values = grad_value_bias = None
+        with full_precision(x):
+            if torch.is_grad_enabled():  # create_graph: the saved logits carry no graph, so make them again with one
+                logits, log_mass = _logits_and_mass(x, keys, real)
+            shifted = logits - log_mass
+            attention = _normalise_slots(shifted, ctx.eps)
+            grad = grad.to(attention.dtype)
+            rows = grad.flatten(0, -2)
+            if need_x or need_keys:
+                grad_attention = grad @ values.to(grad.dtype)
+                inner = (attention * grad_attention).sum(dim=-1, keepdim=True)
+                grad_shifted = attention * (grad_attention - inner)
+                mass = shifted.exp() if real is None else shifted.exp() * real
+                grad_logits = grad_shifted - mass * grad_shifted.sum(dim=1, keepdim=True)
+                if need_x:
+                    grad_x = (grad_logits @ keys.to(grad.dtype)).to(x.dtype)
+                if need_keys:
+                    tokens = x.to(grad.dtype).flatten(0, -2)
+                    grad_keys = (grad_logits.flatten(0, -2).mT @ tokens).to(keys.dtype)
+            if need_values:
+                grad_values = (rows.mT @ attention.flatten(0, -2)).to(values.dtype)
+            if need_value_bias:
+                grad_value_bias = rows.sum(dim=0).to(value_bias.dtype)
+        grad_key_bias = torch.zeros_like(key_bias) if need_key_bias else None
+        return grad_x, grad_keys, grad_values, grad_key_bias, grad_value_bias, None, None
+
+
+def _logits_and_mass(x: Tensor, keys: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A = x K^T (B, N, ..., S) and L = logsumexp over the real tokens (B, 1, ..., S), at least float32."""
+    dtype = _at_least_float32(x)
+    logits = F.linear(x.to(dtype), keys.to(dtype))
+    counted = logits if real is None else logits.masked_fill(~real, float("-inf"))
+    return logits, counted.logsumexp(dim=1, keepdim=True)
+
+
+def _normalise_slots(shifted: Tensor, eps: float) -> Tensor:
+    """p / (eps + sum over the last axis of p), p = exp(shifted).
+
+    Without eps this is a softmax. With it the denominator is at least eps, so p itself may underflow unharmed.
+    """
+    if eps == 0:
+        return shifted.softmax(dim=-1)
+    mass = shifted.exp()
+    return mass / (mass.sum(dim=-1, keepdim=True) + eps)
+
+
+def _attendable(mask: Tensor) -> Tensor:
+    """The mask, all True in a sample without any real token: a softmax over nothing would be NaN."""
+    return mask | ~mask.any(dim=1, keepdim=True)
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _autocast_enabled(x: Tensor) -> bool:
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that a linear map of x would answer in here."""
+    lowered = _autocast_enabled(x) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(x.device.type) if lowered else x.dtype
