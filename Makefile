@@ -1,10 +1,13 @@
-# make demo: train, sample, classify and segment on the embedded shapes.    make test: the fast suite.
+# make demo            train, sample, classify and segment on the embedded shapes
+# make test            the fast suite;  make test SLOW=1  the whole one
 # Both set up .venv first, once; a changed setup.py sets it up again.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-all lint results clean
+SLOW ?=
+
+.PHONY: install demo test lint results clean
 
 install: $(STAMP)
 
@@ -19,10 +22,7 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m 'not slow'
-
-test-all: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(if $(SLOW),,-m 'not slow')
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
