@@ -1,0 +1,32 @@
+"""EAGAN: SAGAN with external attention in generator and discriminator; any attention of shared_attn fits.
+
+    import gan
+    generator = gan.load_generator("runs/a")
+
+Importing this package imports nothing heavy; torch comes with the first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gan.discriminator import Discriminator
+    from gan.generator import Generator
+    from gan.sampling import load_generator
+
+__all__ = ["Discriminator", "Generator", "load_generator"]
+
+_HOMES = {
+    "Discriminator": "gan.discriminator",
+    "Generator": "gan.generator",
+    "load_generator": "gan.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gan' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

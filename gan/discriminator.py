@@ -1,0 +1,111 @@
+"""The projection discriminator of SAGAN (arXiv 1805.08318, 1802.05637), with any attention of shared_attn.
+
+Legend: B batch, C channels, H W grid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan.initialization import initialize, spectral_weights
+from gan.resampling import DownsampleConv2d
+from shared_attn.feature_map import FeatureMapAttention
+
+# Channels after each block, as multiples of the width (64 in the paper), and whether the block halves the size.
+CHANNELS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16)}
+DOWNSAMPLES = {32: (True, True, False, False), 64: (True,) * 4 + (False,), 128: (True,) * 5 + (False,)}
+ATTENTION_AFTER_BLOCK = 1  # at 16 x 16, 32 x 32 and 64 x 64 pixels
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block: (B, C_in, H, W) -> (B, C_out, H, W), or half the size.
+
+    Args:
+        in_channels, out_channels: channels.
+        downsample: average 2x2 pixels at the end.
+        first: the block that reads the image; it has no activation before its first convolution.
+        inplace_relu: let the skip see relu(x), as implementations do whose in-place ReLU overwrites the block's
+            input (PyTorch-StudioGAN, mimicry). Training without it is better; with it, their numbers compare.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, downsample: bool, first: bool = False, inplace_relu: bool = False
+    ):
+        super().__init__()
+        self.downsample, self.first, self.inplace_relu = downsample, first, inplace_relu
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        self.conv2 = (
+            DownsampleConv2d(out_channels, out_channels)
+            if downsample
+            else nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        )
+        self.skip: nn.Module = nn.Identity()
+        if downsample or in_channels != out_channels:
+            self.skip = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x if self.first else F.relu(x)
+        skip = h if self.inplace_relu else x
+        h = self.conv2(F.relu(self.conv1(h), inplace=True))  # (B, C_out, H or H/2, W or W/2)
+        if self.downsample:
+            skip = F.avg_pool2d(skip, 2)  # commutes with the 1x1 map, which is cheaper at the small size
+        return h + self.skip(skip)
+
+
+class Discriminator(nn.Module):
+    """A logit for each image, given its class: psi(h) + <embedding(class), h>, h summed over the pixels.
+
+    Args: as `gan.generator.Generator`, and `inplace_relu` as in `DiscriminatorBlock`.
+
+    Raises:
+        ValueError: for an image size without a layout, or an unknown attention.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 32,
+        num_classes: int = 10,
+        width: int = 64,
+        attention: str = "external",
+        attention_options: dict[str, Any] | None = None,
+        spectral_norm: bool = True,
+        attention_spectral_norm: bool = True,
+        inplace_relu: bool = False,
+    ):
+        super().__init__()
+        if image_size not in CHANNELS:
+            raise ValueError(f"image_size {image_size}: expected one of {', '.join(map(str, CHANNELS))}")
+        channels = [3] + [width * multiple for multiple in CHANNELS[image_size]]
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(
+                c_in, c_out, downsample=downsample, first=number == 0, inplace_relu=inplace_relu
+            )
+            for number, (c_in, c_out, downsample) in enumerate(
+                zip(channels[:-1], channels[1:], DOWNSAMPLES[image_size], strict=True)
+            )
+        )
+        self.attention: nn.Module = nn.Identity()
+        if attention != "none":
+            self.attention = FeatureMapAttention(
+                attention, channels[ATTENTION_AFTER_BLOCK], **(attention_options or {})
+            )
+        self.head = nn.Linear(channels[-1], 1)
+        self.embedding = nn.Embedding(num_classes, channels[-1])
+
+        initialize(self, spectral_norm=spectral_norm, attention_spectral_norm=attention_spectral_norm)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Judge images (B, 3, H, W) in [-1, 1] of classes (B,): logits (B,), positive for real."""
+        with spectral_weights(self):
+            x = images.contiguous(memory_format=torch.channels_last)
+            for number, block in enumerate(self.blocks, start=1):
+                x = block(x)  # (B, C, H, W), H halved by most blocks
+                if number == ATTENTION_AFTER_BLOCK:
+                    x = self.attention(x)
+            h = F.relu(x).sum(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))  # (B, C)
+            return self.head(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)  # (B,)

@@ -1,0 +1,211 @@
+"""Configurations of GAN training: every flag of `scripts/train_gan.py`, and the presets it starts from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+IMAGE_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class GanConfig:
+    """One training run."""
+
+    data: str = "shapes"
+    """shapes, cifar10, tiny-imagenet, imagenet128, or a folder or zip of class/image.jpg"""
+    out: Path = Path("runs/gan")
+    """folder of the run; running again with the same folder resumes"""
+    images: int = 32_000_000
+    """the clock: real images shown to the discriminator"""
+    image_size: int = 32
+    """32, 64 or 128 pixels; images of other sizes are cropped to a square and resized"""
+    attention: str = "external"
+    """attention of both networks, a name of shared_attn.list_attentions(); none leaves it out"""
+    attention_options: tuple[str, ...] = ()
+    """keywords of that attention, as name=value, for example memory_size=64"""
+    attention_spectral_norm: bool = True
+    """normalise the attention's maps as all other layers"""
+    generator_width: int = 64
+    """the generator's width, 64 in the paper; its layers are multiples of it"""
+    discriminator_width: int = 64
+    """the discriminator's width, 64 in the paper"""
+    inplace_relu: bool = False
+    """let the discriminator's skips see relu(x), as implementations with in-place ReLU do; for comparison only"""
+    batch_size: int = 64
+    """images a step, real and generated each"""
+    discriminator_steps: int = 5
+    """discriminator steps a generator step"""
+    generator_lr: float = 2e-4
+    """Adam's rate for the generator"""
+    discriminator_lr: float = 2e-4
+    """Adam's rate for the discriminator"""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates"""
+    decay_from: float = 1.0
+    """part of the run after which both rates fall linearly to zero; 1 keeps them"""
+    ema_decay: float = 0.0
+    """decay a generator step of the averaged generator, which is the one kept; 0 keeps the last generator"""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    """differentiable augmentation of all that the discriminator sees"""
+    flip: bool = True
+    """mirror half of the real images"""
+    features: Literal["auto", "inception", "lite0", "none"] = "auto"
+    """network of the Frechet distance; auto: Inception if its weights are at hand, else lite0; none: no distance"""
+    inception_weights: Path | None = None
+    """file of Inception's weights (pt_inception-2015-12-05-6726825d.pth)"""
+    evaluate_every: int = 1_600_000
+    """images between evaluations (distance, sample grid, weights); also at the end"""
+    evaluation_samples: int = 10_000
+    """generated images an evaluation"""
+    evaluation_references: int = 0
+    """real images an evaluation; 0: all"""
+    checkpoint_every: int = 320_000
+    """images between checkpoints"""
+    log_every: int = 50
+    """generator steps between lines of losses"""
+    seed: int = 0
+    """seed of everything random"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where to train"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: mixed precision, float32 weights"""
+    fresh: bool = False
+    """start over: remove what an earlier run left in the folder"""
+
+
+# Fields that may change when a run is resumed; none of them changes a weight.
+FREE_FIELDS = (
+    "out",
+    "data",
+    "images",
+    "features",
+    "inception_weights",
+    "evaluate_every",
+    "evaluation_samples",
+    "evaluation_references",
+    "checkpoint_every",
+    "log_every",
+    "device",
+    "fresh",
+)
+
+# PyTorch-StudioGAN's configurations of SAGAN, which the external attention paper trained with its attention.
+_CIFAR10 = GanConfig(data="cifar10")
+_TINY_IMAGENET = GanConfig(
+    data="tiny-imagenet",
+    images=25_600_000,
+    image_size=64,
+    batch_size=256,
+    discriminator_steps=1,
+    generator_lr=1e-4,
+    discriminator_lr=4e-4,
+    betas=(0.0, 0.999),
+    precision="bf16",
+)
+_IMAGENET128 = replace(
+    _TINY_IMAGENET,
+    data="imagenet128",
+    images=256_000_000,
+    image_size=128,
+    evaluate_every=12_800_000,
+    checkpoint_every=1_280_000,
+)
+# 20 minutes on two CPU cores.
+_CIFAR10_SMALL = GanConfig(
+    data="cifar10",
+    images=320_000,
+    generator_width=16,
+    discriminator_width=32,
+    discriminator_steps=1,
+    betas=(0.0, 0.99),
+    decay_from=0.5,
+    ema_decay=0.999,
+    features="lite0",
+    evaluate_every=64_000,
+    evaluation_samples=2_000,
+    evaluation_references=10_000,
+    checkpoint_every=16_000,
+    precision="bf16",
+)
+# 3 minutes on two CPU cores.
+_SHAPES_SMALL = replace(
+    _CIFAR10_SMALL,
+    data="shapes",
+    images=60_000,
+    ema_decay=0.995,
+    evaluate_every=20_000,
+    evaluation_samples=1_000,
+    evaluation_references=2_000,
+    checkpoint_every=10_000,
+)
+
+PRESETS: dict[str, GanConfig] = {
+    "eagan-cifar10": _CIFAR10,
+    "sagan-cifar10": replace(_CIFAR10, attention="sagan"),
+    "eagan-tiny-imagenet": _TINY_IMAGENET,
+    "sagan-tiny-imagenet": replace(_TINY_IMAGENET, attention="sagan"),
+    "eagan-imagenet128": _IMAGENET128,
+    "sagan-imagenet128": replace(_IMAGENET128, attention="sagan"),
+    "eagan-cifar10-small": _CIFAR10_SMALL,
+    "sagan-cifar10-small": replace(_CIFAR10_SMALL, attention="sagan"),
+    "eagan-shapes-small": _SHAPES_SMALL,
+}
+
+
+def free_fields(config: GanConfig) -> tuple[str, ...]:
+    """Fields that may differ when a run is resumed; the length of the run only if the rates do not follow it."""
+    return FREE_FIELDS if config.decay_from >= 1 else tuple(name for name in FREE_FIELDS if name != "images")
+
+
+def check_config(config: GanConfig) -> None:
+    """Refuse values that no run can have.
+
+    Raises:
+        ValueError: in one line that names the flag, the value and what was expected.
+    """
+    positive = (
+        "images",
+        "generator_width",
+        "discriminator_width",
+        "discriminator_steps",
+        "generator_lr",
+        "discriminator_lr",
+        "evaluate_every",
+        "checkpoint_every",
+        "log_every",
+    )
+    least = {**dict.fromkeys(positive, 0), "batch_size": 1, "evaluation_samples": 1, "evaluation_references": -1}
+    for name, below in least.items():
+        if getattr(config, name) <= below:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected more than {below}")
+    for name in ("decay_from", "ema_decay"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number from 0 to 1")
+    if config.evaluation_references == 1:
+        raise ValueError("--evaluation-references 1: expected 0 (all) or at least 2")
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise ValueError(f"--betas {config.betas[0]} {config.betas[1]}: expected numbers from 0 to below 1")
+    if config.image_size not in IMAGE_SIZES:
+        raise ValueError(f"--image-size {config.image_size}: expected one of {', '.join(map(str, IMAGE_SIZES))}")
+    parse_options(config.attention_options)
+
+
+def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
+    """`name=value` pairs to keywords; values are read as JSON where they are, else as text.
+
+    Raises:
+        ValueError: for a pair of another form.
+    """
+    parsed = {}
+    for option in options:
+        name, separator, text = option.partition("=")
+        if not separator or not name.isidentifier():
+            raise ValueError(f"--attention-options {option}: expected name=value")
+        try:
+            parsed[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parsed[name] = text
+    return parsed

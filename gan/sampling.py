@@ -1,0 +1,131 @@
+"""Drawing images from a generator; sample k depends on seed k alone.
+
+Legend: B batch, N samples, Z latent size, L classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan.averaging import estimate_statistics
+from gan.generator import Generator
+from gan.initialization import plain_state
+from shared_attn.runtime.seeding import create_generator
+from shared_attn.runtime.weights import find_weights, load_weights
+
+KIND = "gan.generator"
+BATCH = 64  # every forward has this many images, so that an image does not depend on how many are asked for
+STATISTICS_BATCHES, STATISTICS_BATCH = 16, 128
+
+
+def load_generator(source: str | Path, device: torch.device | str = "cpu") -> Generator:
+    """Rebuild a generator from a run's folder, a .safetensors file, or the name of shipped weights.
+
+    Returns:
+        The generator in eval mode, with `class_names` and the file's `header` (data, metrics, configuration).
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, when there are no weights of a generator.
+    """
+    path = find_weights(source)
+    state, header = load_weights(path, kind=KIND)
+    try:
+        with torch.device("meta"):
+            generator = Generator(**{**header["model"], "spectral_norm": False})
+        generator.load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: its header and its weights do not describe a generator of this version") from error
+    generator.class_names, generator.header = list(header["class_names"]), header
+    return generator.eval().requires_grad_(False).to(device)
+
+
+def finish_generator(average: Generator, model: dict[str, Any], seed: int) -> Generator:
+    """The plain network that is evaluated and saved: spectral norm made permanent, batch-norm statistics estimated.
+
+    Args:
+        average: a normalised generator; it is left as it is, in eval mode.
+        model: the keywords it was made with.
+        seed: of the batches that the statistics are estimated on.
+    """
+    with torch.device("meta"):
+        finished = Generator(**model, spectral_norm=False)
+    state = {name: value.clone() for name, value in plain_state(average.eval()).items()}
+    finished.load_state_dict(state, assign=True)
+    finished.requires_grad_(False)
+    device = next(finished.parameters()).device
+    random = create_generator(seed, "statistics")
+    shape = (STATISTICS_BATCHES, STATISTICS_BATCH)
+    z = torch.randn(*shape, finished.latent_dim, generator=random).to(device)
+    labels = torch.randint(finished.num_classes, shape, generator=random).to(device)
+    estimate_statistics(finished, zip(z, labels, strict=True))
+    return finished
+
+
+def draw_latents(seeds: Sequence[int], dim: int, truncation: float | None = None) -> Tensor:
+    """Latent vectors (N, Z), one a seed.
+
+    Args:
+        truncation: bound of each coordinate. The normal distribution is squeezed into [-t, t] by matching quantiles,
+            so that a seed keeps its character: it follows the normal distribution cut off at t.
+    """
+    z = torch.stack([torch.randn(dim, generator=create_generator("latent", seed)) for seed in seeds])
+    if truncation is None:
+        return z
+    inside = math.erf(truncation / math.sqrt(2)) * torch.erf(z.double() / math.sqrt(2))
+    return (torch.erfinv(inside) * math.sqrt(2)).float()
+
+
+def interpolate_latents(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """`steps` vectors from start to end (Z,) on the great circle, lengths in between: (steps, Z)."""
+    t = torch.linspace(0, 1, steps)[:, None]
+    cosine = torch.dot(start, end) / (start.norm() * end.norm())
+    angle = torch.arccos(cosine.clamp(-1, 1))
+    if angle.sin() < 1e-4:
+        return torch.lerp(start, end, t)
+    direction = torch.sin((1 - t) * angle) * start / start.norm() + torch.sin(t * angle) * end / end.norm()
+    return direction / angle.sin() * torch.lerp(start.norm(), end.norm(), t)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """[-1, 1] to uint8, rounded."""
+    return (images * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@torch.inference_mode()
+def draw_images(generator: Generator, z: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """Batches (at most BATCH, 3, H, W) of uint8 images for latents (N, Z) and labels (N,) or (N, L)."""
+    device = next(generator.parameters()).device
+    for z_part, label_part in zip(z.split(BATCH), labels.split(BATCH), strict=True):
+        count = len(z_part)
+        index = torch.arange(BATCH).clamp(max=count - 1)  # the last batch is filled up
+        yield to_bytes(generator(z_part[index].to(device), label_part[index].to(device)))[:count]
+
+
+def find_classes(names: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """Class numbers of names or numbers.
+
+    Raises:
+        ValueError: for one that is neither, with the nearest name.
+    """
+    numbers = []
+    for name in names:
+        if name in class_names:
+            numbers.append(list(class_names).index(name))
+        elif name.isdecimal() and int(name) < len(class_names):
+            numbers.append(int(name))
+        else:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, class_names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(
+                f"--classes {name}: expected a number below {len(class_names)} or a name out of "
+                f"{', '.join(class_names[:20])}{', ...' if len(class_names) > 20 else ''}{hint}"
+            )
+    return numbers
