@@ -1,0 +1,41 @@
+"""What the point networks are built of: linear + batch norm + activation, on tokens.
+
+B batch, N tokens, C channels; tokens are (B, N, C) everywhere.
+
+Initialisation, here and in every model of this package: PyTorch's default for each linear map (uniform, standard
+deviation 1 / sqrt(3 fan_in)), as in the original code; a batch norm behind the map makes its scale immaterial.
+Attention layers have their own, from shared_attn.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared_attn.token_norm import normalise_tokens
+
+
+class LBR(nn.Module):
+    """Linear map, batch norm, activation: (B, N, in) or (B, in) -> the same with `out` channels.
+
+    `slope` is the activation's slope below zero: 0 is ReLU, 0.2 the LeakyReLU of the original's wide layers.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False, slope: float = 0.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
+        self.norm = nn.BatchNorm1d(out_channels)
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activate(self.linear(x))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Batch norm and activation of what the linear map (or a split of it) gave."""
+        x = self.norm(x) if x.ndim == 2 else normalise_tokens(self.norm, x)
+        return F.leaky_relu(x, self.slope) if self.slope else F.relu(x)
+
+
+def stack_lbr(channels: list[int]) -> nn.Sequential:
+    """LBRs one behind the other: channels [3, 64, 64] make 3 -> 64 -> 64; one number alone makes the identity."""
+    return nn.Sequential(*(LBR(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True)))
