@@ -124,7 +124,7 @@ class ExternalAttentionBlock(Attention):
 
     def attend(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None, /) -> Tensor:
         if self.training or not self.attention.folds(x):
-            return _add_relu(normalise_tokens(self.norm, self.attention(x, grid, mask), mask), x)
+            return F.relu(x + normalise_tokens(self.norm, self.attention(x, grid, mask), mask), inplace=True)
         keys, values, key_bias = self.attention.fold_maps()
         mean, variance = self.norm.running_mean, self.norm.running_var
         assert mean is not None and variance is not None, "the norm tracks its statistics"
@@ -132,7 +132,8 @@ class ExternalAttentionBlock(Attention):
         shift = self.norm.bias - scale * mean
         values = scale.unsqueeze(1) * values
         y = external_attention(x, keys, values, key_bias, shift, mask=mask, eps=self.attention.eps)
-        return _add_relu(y, x)
+        # y is nobody else's, and at large N a fresh tensor costs more than the sum.
+        return y.add_(x).relu_() if y.dtype == x.dtype else F.relu(x + y)
 
 
 class MultiHeadExternalAttention(Attention):
@@ -174,11 +175,6 @@ class MultiHeadExternalAttention(Attention):
         )
         y = self.output(y.flatten(2))  # (B, N, C)
         return y
-
-
-def _add_relu(y: Tensor, x: Tensor) -> Tensor:
-    """relu(x + y) in the memory of y, which is nobody else's: at large N a fresh tensor costs more than the sum."""
-    return y.add_(x).relu_() if y.dtype == x.dtype else F.relu(x + y)
 
 
 def _initialise(value_memory: nn.Linear, *maps: nn.Linear) -> None:

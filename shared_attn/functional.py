@@ -171,8 +171,9 @@ class _ExternalAttention(torch.autograd.Function):
         with full_precision(x):
             logits, log_mass = _logits_and_mass(x, keys, real)
             attention = _normalise_slots(logits - log_mass, eps)  # (B, N, ..., S)
-            bias = None if value_bias is None else value_bias.to(product_dtype)
-            y = F.linear(attention.to(product_dtype), values.to(product_dtype), bias)  # (B, N, ..., C')
+            y = F.linear(attention.to(product_dtype), values.to(product_dtype))  # (B, N, ..., C')
+            if value_bias is not None:
+                y += value_bias  # in place: a product that starts from a broadcast bias writes (N, C') once more
         ctx.save_for_backward(x, keys, values, key_bias, value_bias, real, logits, log_mass)
         ctx.eps = eps
         return y
