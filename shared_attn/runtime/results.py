@@ -44,7 +44,7 @@ def summary_table(records: Sequence[Record], reported: Mapping[str, Any]) -> str
         metric = record.get("headline") or next(iter(record["metrics"]))
         rows.append(
             [
-                record["name"],
+                record["id"],
                 record["data"].get("name", ""),
                 f"{metric} **{_number(record['metrics'][metric])}**",
                 _reported(record, reported),
@@ -63,7 +63,7 @@ def detail_tables(records: Sequence[Record]) -> str:
         rows = [[name, _number(value)] for name, value in record["metrics"].items()]
         files = record["data"].get("files", {})
         parts += [
-            f"### {record['name']}\n",
+            f"### {record['id']}: {record['name']}\n",
             f"`{record['command']}`\n",
             f"Data: {record['data'].get('name', '?')}"
             + "".join(f"; {name} sha256 {str(digest)[:12]}" for name, digest in files.items())
@@ -81,20 +81,20 @@ def detail_tables(records: Sequence[Record]) -> str:
 def draw_curves(records: Sequence[Record], path: Path) -> None:
     """A figure with one panel a curve's name: the runs' values over items shown; marked with :func:`fingerprint`.
 
-    A record's ``curves`` maps a name to {"shown": [...], "value": [...]}.
+    A record's ``curves`` maps "shown" and each curve's name to lists of one length.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = sorted({name for record in records for name in record.get("curves", {})})
+    curves = [(record["id"], record.get("curves") or {}) for record in records]
+    names = sorted({name for _, curve in curves for name in curve if name not in ("shown", "seconds")})
     figure, axes = pyplot.subplots(1, max(len(names), 1), figsize=(5 * max(len(names), 1), 3.6), squeeze=False)
     for axis, name in zip(axes[0], names, strict=False):
-        for record in records:
-            curve = record.get("curves", {}).get(name)
-            if curve:
-                axis.plot(curve["shown"], curve["value"], marker="o", markersize=3, label=record["name"])
+        for label, curve in curves:
+            if name in curve:
+                axis.plot(curve["shown"], curve[name], marker="o", markersize=3, label=label)
         axis.set_xlabel("items shown")
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
