@@ -75,7 +75,7 @@ class Attention(nn.Module):
                 raise ValueError(f"{owner} needs grid=(H, W), or (N,) for a sequence")
             return None
         layout = tuple(grid)
-        if len(layout) not in (1, 2) or math.prod(layout) != x.shape[1]:
+        if len(layout) not in (1, 2) or min(layout) < 1 or math.prod(layout) != x.shape[1]:
             raise ValueError(f"{owner}: grid {layout} does not lay out {x.shape[1]} tokens as (H, W) or (N,)")
         return layout
 

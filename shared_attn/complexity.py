@@ -58,7 +58,7 @@ def count_multiply_adds(function: Callable[..., object], *args: Any, **kwargs: A
     Works for modules and functions, on any device (on "meta" without memory), backward passes included. Elementwise
     work, norms, softmaxes and reductions are not counted, as in the field's tables.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_UNLISTED)
+    counter = FlopCounterMode(display=False, custom_mapping=_CORRECTIONS)
     with counter:
         function(*args, **kwargs)
     return counter.get_total_flops() // 2
@@ -78,8 +78,28 @@ def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[i
     return 2 * pairs * (query[-1] + value[-1])
 
 
-# Operators that torch's counter leaves out, in the oldest supported version or in all.
-_UNLISTED = {
+def _convolution_backward_flops(
+    grad: Sequence[int],
+    x: Sequence[int],
+    weight: Sequence[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,
+    _output_padding: object,
+    _groups: int,
+    needed: Sequence[bool],
+    **_: Any,
+) -> int:
+    """Either gradient costs what forward does: every weight meets every pixel of the output, or input if transposed."""
+    pixels = x[0] * math.prod((x if transposed else grad)[2:])
+    return 2 * pixels * math.prod(weight) * (needed[0] + needed[1])
+
+
+# Operators that torch's counter leaves out in some supported version, and one whose groups it counts wrongly.
+_CORRECTIONS = {
+    torch.ops.aten.convolution_backward: _convolution_backward_flops,
     torch.ops.aten.mv: _matrix_vector_flops,
     torch.ops.aten.dot: _matrix_vector_flops,
     torch.ops.aten.addmv: _added_matrix_vector_flops,

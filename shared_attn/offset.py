@@ -29,12 +29,14 @@ class DoubleNormalisedAttention(Attention):
         dim: channels C, at least 4.
     """
 
-    name = "double-normalised"
+    name = "offset"
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
         if dim < 4:
-            raise ValueError(f"attention 'offset': dim must be at least 4, because queries have dim // 4; got {dim}")
+            raise ValueError(
+                f"attention {self.name!r}: dim must be at least 4, because queries have dim // 4; got {dim}"
+            )
         self.query_key = nn.Linear(dim, dim // 4, bias=False)
         self.value = nn.Linear(dim, dim)
 

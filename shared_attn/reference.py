@@ -139,7 +139,11 @@ def _fill(module: nn.Module, state_dict: Mapping[str, Any], names: Names, source
     filled: dict[str, Tensor] = {}
     for original, value in state_dict.items():
         name, ones = names[original]
-        target, weight = ours[name], torch.as_tensor(value)
+        try:
+            weight = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"weights of {source!r}: {original} is not a tensor or array of numbers") from error
+        target = ours[name]
         shape = (*target.shape, *(1,) * ones)
         if weight.shape != shape:
             raise ValueError(f"weights of {source!r}: {original} has shape {tuple(weight.shape)}, expected {shape}")
