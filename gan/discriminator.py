@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gan.initialization import initialize, spectral_weights
 from gan.resampling import DownsampleConv2d
 from shared_attn.feature_map import FeatureMapAttention
+from shared_attn.functional import full_precision
 
 # Channels after each block, as multiples of the width (64 in the paper), and whether the block halves the size.
 CHANNELS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16)}
@@ -108,4 +109,5 @@ class Discriminator(nn.Module):
                 if number == ATTENTION_AFTER_BLOCK:
                     x = self.attention(x)
             h = F.relu(x).sum(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))  # (B, C)
-            return self.head(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)  # (B,)
+            with full_precision(h):
+                return self.head(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)  # (B,)

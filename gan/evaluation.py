@@ -28,7 +28,7 @@ INCEPTION_METRICS = ("fid", "is", "kid")
 DEFAULT_METRICS = {"inception": INCEPTION_METRICS, "lite0": ("fd", "kd")}
 KEPT = 10_000  # features held for kid, kd and prdc
 BATCH = 100
-SPLITS = 10  # of the Inception Score
+SPLITS = 10  # of the Inception Score, fewer where there are fewer samples
 
 
 class FeatureMoments:
@@ -69,10 +69,10 @@ class Moments:
 
 
 class InceptionScore:
-    """Streaming Inception Score (arXiv 1606.03498) over SPLITS runs of consecutive samples of a known total."""
+    """Streaming Inception Score (arXiv 1606.03498) over runs of consecutive samples of a known total."""
 
     def __init__(self, total: int):
-        self.total, self.count = total, 0
+        self.total, self.count, self.splits = total, 0, min(SPLITS, total)
         self._sums: list[Tensor] = []
 
     def update(self, logits: Tensor) -> None:
@@ -81,8 +81,8 @@ class InceptionScore:
         p = log_p.exp()
         rows = torch.cat([p, (p * log_p).sum(dim=1, keepdim=True), torch.ones_like(p[:, :1])], dim=1)
         if not self._sums:
-            self._sums = list(torch.zeros(SPLITS, rows.shape[1], dtype=torch.float64, device=rows.device))
-        splits = (torch.arange(self.count, self.count + len(rows)) * SPLITS // self.total).to(rows.device)
+            self._sums = list(torch.zeros(self.splits, rows.shape[1], dtype=torch.float64, device=rows.device))
+        splits = (torch.arange(self.count, self.count + len(rows)) * self.splits // self.total).to(rows.device)
         for split in splits.unique().tolist():
             self._sums[split] += rows[splits == split].sum(dim=0)
         self.count += len(rows)
@@ -94,23 +94,6 @@ class InceptionScore:
             marginal = row[:-2] / row[-1]
             scores.append((row[-2] / row[-1] - (marginal * marginal.clamp(min=1e-300).log()).sum()).exp())
         return float(torch.stack(scores).mean())
-
-
-def select_metrics(names: Iterable[str], network: FeatureNetwork) -> tuple[str, ...]:
-    """Check metric names against a network.
-
-    Raises:
-        ValueError: for an unknown metric, or one that is defined on another network.
-    """
-    for name in names:
-        if name not in METRICS:
-            raise ValueError(f"--metrics {name}: expected one of {', '.join(METRICS)}")
-        if name in INCEPTION_METRICS and network.name != "inception":
-            raise ValueError(
-                f"--metrics {name}: defined on Inception's features, whose weights are not here; give "
-                "--inception-weights pt_inception-2015-12-05-6726825d.pth, or ask for fd kd prdc"
-            )
-    return tuple(names)
 
 
 def short_count(count: int) -> str:
@@ -204,7 +187,7 @@ def evaluate(
         elif name in ("kid", "kd"):
             values[f"{name}{net}{protocol}"] = block_kernel_distance(real.features, fake.features)
         elif name == "is":
-            values[f"is{short_count(count)}_{SPLITS}splits"] = score if score is not None else float("nan")
+            values[f"is{short_count(count)}_{min(SPLITS, count)}splits"] = score if score is not None else float("nan")
         else:
             shares = precision_recall_density_coverage(real.features, fake.features)
             values.update({f"{share}_{network.name}_{protocol}": value for share, value in shares.items()})

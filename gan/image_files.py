@@ -178,7 +178,7 @@ def decode_images(source: Path, files: list[ImageFile], size: int) -> tuple[np.n
 
 def _fill(source: Path, images: np.ndarray, files: list[ImageFile]) -> dict[int, str]:
     """Decode every file into its row, on all cores; returns the reason for each that could not be."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     from tqdm import tqdm
 
     read = _reader(source)
@@ -191,7 +191,8 @@ def _fill(source: Path, images: np.ndarray, files: list[ImageFile]) -> dict[int,
                     raise ValueError(f"{files[index].stamp[0]} bytes, at most {MAX_FILE_BYTES} are read")
                 images[index] = decode_image(read(files[index]), images.shape[1])
             except (*DAMAGE, Image.DecompressionBombError) as error:
-                failures[index] = " ".join(str(error).split()) or type(error).__name__
+                unknown = isinstance(error, UnidentifiedImageError)  # its message is an address in memory
+                failures[index] = "not an image" if unknown else " ".join(str(error).split()) or type(error).__name__
         return failures
 
     failures: dict[int, str] = {}

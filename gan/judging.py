@@ -24,10 +24,11 @@ def plan_metrics(metrics: Sequence[str], has_inception: bool) -> dict[str, list[
     """
     if not metrics:
         raise ValueError(f"--metrics: expected at least one of {', '.join(METRICS)}")
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise ValueError(f"--metrics {unknown[0]}: expected one of {', '.join(METRICS)}")
     plan: dict[str, list[str]] = {}
-    for name in sorted(set(metrics), key=lambda name: name == "prdc"):
-        if name not in METRICS:
-            raise ValueError(f"--metrics {name}: expected one of {', '.join(METRICS)}")
+    for name in sorted(set(metrics), key=METRICS.index):  # prdc comes last
         if name in INCEPTION_METRICS and not has_inception:
             raise ValueError(
                 f"--metrics {name}: needs Inception's weights, which are not here; give --inception-weights "
