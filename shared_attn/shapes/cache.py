@@ -16,7 +16,10 @@ def cache_folder() -> Path:
     """$EAGAN_EAT_CACHE, else eagan-eat/shapes in $XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get("EAGAN_EAT_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "eagan-eat" / "shapes"
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if base.startswith("~"):  # a user without a home
+        base = tempfile.gettempdir()
+    return Path(base) / "eagan-eat" / "shapes"
 
 
 def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -30,7 +33,7 @@ def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor
         if isinstance(tensors, dict) and tensors.pop("complete", None) == name:
             return tensors
     tensors = make()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # torch reports a full disk as RuntimeError
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
         try:

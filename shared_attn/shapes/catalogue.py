@@ -19,12 +19,14 @@ from shared_attn.shapes.vessels import bottle, lamp, mug, teapot
 
 @dataclass(frozen=True)
 class ShapeClass:
-    """build draws one sample; parts: name -> materials, one of which a picture takes (see materials.py; "=other"
-    copies another part's colour); view: largest angle in degrees between the front and a picture's camera."""
+    """build draws one sample. parts: name -> materials, one of which a picture takes (see materials.py; "=other" copies
+    another part's colour). view: largest angle in degrees between the front and a picture's camera; behind: the camera
+    may also stand on the opposite side."""
 
     build: Callable[[Draw], Iterable[tuple[str, Solid]]]
     parts: dict[str, tuple[str, ...]]
     view: float = 180.0
+    behind: bool = False
 
 
 CATALOGUE = {
@@ -46,10 +48,15 @@ CATALOGUE = {
             "pillow": ("white", "accent", "fabric"),
             "blanket": ("fabric", "paint"),
         },
+        view=125.0,
     ),
     "bookshelf": ShapeClass(
         bookshelf,
-        {"frame": ("wood", "wood", "white", "dark", "paint"), "shelf": ("=frame", "=frame", "wood"), "book": ("books",)},
+        {
+            "frame": ("wood", "wood", "white", "dark", "paint"),
+            "shelf": ("=frame", "=frame", "wood"),
+            "book": ("books",),
+        },
         view=62.0,
     ),
     "bottle": ShapeClass(
@@ -67,6 +74,7 @@ CATALOGUE = {
             "body": ("paint", "paint", "paint", "metal", "white", "dark"),
             "cabin": ("window",),
             "wheel": ("rubber",),
+            "hub": ("metal", "white", "metal"),
             "light": ("glow",),
         },
     ),
@@ -87,14 +95,25 @@ CATALOGUE = {
             "head": ("=neck", "dark", "=body"),
             "bridge": ("dark", "dark", "metal"),
         },
-        view=70.0,
+        view=58.0,
     ),
     "hammer": ShapeClass(
-        hammer, {"handle": ("wood", "wood", "amber", "paint"), "head": ("metal", "metal", "dark"), "grip": ("accent", "rubber")}
+        hammer,
+        {
+            "handle": ("wood", "wood", "amber", "paint"),
+            "head": ("metal", "metal", "dark"),
+            "grip": ("accent", "rubber"),
+        },
+        view=65.0,
     ),
     "hat": ShapeClass(
         hat,
-        {"crown": ("fabric", "dark", "straw", "fabric"), "brim": ("=crown", "=crown", "accent"), "band": ("accent", "dark")},
+        {
+            "crown": ("fabric", "dark", "straw", "fabric"),
+            "brim": ("=crown", "=crown", "accent"),
+            "band": ("accent", "dark"),
+        },
+        view=110.0,
     ),
     "headphones": ShapeClass(
         headphones,
@@ -116,7 +135,10 @@ CATALOGUE = {
         },
     ),
     "mug": ShapeClass(
-        mug, {"body": ("ceramic", "paint", "white"), "handle": ("=body", "=body", "accent"), "saucer": ("=body", "white")}
+        mug,
+        {"body": ("ceramic", "paint", "white"), "handle": ("=body", "=body", "accent"), "saucer": ("=body", "white")},
+        view=40.0,
+        behind=True,
     ),
     "rocket": ShapeClass(
         rocket,
@@ -143,7 +165,11 @@ CATALOGUE = {
     ),
     "table": ShapeClass(
         table,
-        {"top": ("wood", "wood", "white", "paint"), "leg": ("=top", "wood", "metal", "dark"), "shelf": ("=top", "=leg")},
+        {
+            "top": ("wood", "wood", "white", "paint"),
+            "leg": ("=top", "wood", "metal", "dark"),
+            "shelf": ("=top", "=leg"),
+        },
     ),
     "teapot": ShapeClass(
         teapot,
@@ -153,6 +179,8 @@ CATALOGUE = {
             "spout": ("=body",),
             "handle": ("=body", "dark", "accent"),
         },
+        view=60.0,
+        behind=True,
     ),
 }
 

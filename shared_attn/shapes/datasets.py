@@ -1,8 +1,8 @@
 """The embedded data set: labelled point clouds and pictures of the catalogue's classes.
 
 Item i of a class and split follows from (seed, split, class, i) alone, so a larger per_class only adds items. Items
-stand interleaved: 0 of every class, then 1 of every class ... The mesh seeds of train are even, those of test odd, so no
-shape is in both. Cloud i and picture i of a class show the same mesh.
+stand interleaved: item 0 of every class, then item 1 of every class, and so on. The mesh seeds of train are even, those
+of test odd, so no shape is in both. Cloud i and picture i of a class show the same mesh.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from shared_attn.shapes.rendering import TIE, render
 from shared_attn.shapes.sampling import sample_surface
 
 Split = Literal["train", "test"]
-VERSION = 1  # counts every change of the data made by this package, so that old cache files are left alone
+VERSION = 2  # counts every change of the data made by this package, so that old cache files are left alone
 SCALE = 4096  # coordinates are int16 in units of 1 / SCALE
 
 
 @dataclass(frozen=True)
 class ShapeClouds:
-    """points (N, P, 3) int16 in units of 1/4096, in the unit ball around their centroid, z up; normals (N, P, 3) int8
-    in units of 1/127, outward; label (N,) uint8, index into CLASS_NAMES; part_label (N, P) uint8, index into PART_NAMES;
-    name: one a shape."""
+    """Labelled clouds of N shapes with P points each.
+
+    points (N, P, 3) int16 in units of 1/4096, in the unit ball around their centroid, z up; normals (N, P, 3) int8 in
+    units of 1/127, outward; label (N,) uint8, index into CLASS_NAMES; part_label (N, P) uint8, index into PART_NAMES;
+    name: one a shape, "chair_train_0007".
+    """
 
     points: Tensor
     normals: Tensor
@@ -39,7 +42,7 @@ class ShapeClouds:
 
 @dataclass(frozen=True)
 class ShapeImages:
-    """images (N, 3, H, W) uint8 red, green, blue; label (N,) uint8, index into CLASS_NAMES."""
+    """Pictures: images (N, 3, H, W) uint8 red, green, blue; label (N,) uint8, index into CLASS_NAMES."""
 
     images: Tensor
     label: Tensor
@@ -69,7 +72,7 @@ def _labels(per_class: int) -> Tensor:
 
 
 def load_clouds(split: Split, *, per_class: int = 100, num_points: int = 2048, seed: int = 0) -> ShapeClouds:
-    """Labelled clouds of per_class shapes of each class; see ShapeClouds. ValueError for a value that makes no sense."""
+    """Labelled clouds of per_class shapes of each class. ValueError for a split or a number that makes no sense."""
     _check(split, seed, per_class=per_class, num_points=num_points)
 
     def make() -> dict[str, Tensor]:
@@ -93,7 +96,7 @@ def load_clouds(split: Split, *, per_class: int = 100, num_points: int = 2048, s
 
 
 def load_images(split: Split, *, per_class: int = 500, size: int = 32, seed: int = 0) -> ShapeImages:
-    """Pictures of per_class shapes of each class; see ShapeImages. ValueError for a value that makes no sense."""
+    """Pictures of per_class shapes of each class. ValueError for a split or a number that makes no sense."""
     _check(split, seed, per_class=per_class, size=size)
 
     def make() -> dict[str, Tensor]:

@@ -58,26 +58,9 @@ def chair(draw: Draw) -> Pieces:
     else:
         yield "seat", extrude(arc((0, 0), (width / 2, depth / 2), 10, 350, 17), thick, bevel=0.15).move(z=height)
 
-    base = draw.choice("legs", "legs", "legs", "column", "sled")
-    if base == "legs":
-        radius, splay = draw.uniform(0.016, 0.034), draw.choice(0.0, draw.uniform(0.02, 0.1))
-        x, y = width / 2 - radius - 0.02, depth / 2 - radius - 0.02
-        if seat_style == "round":
-            x, y = 0.75 * x, 0.75 * y
-        for leg in four_legs(draw, x, y, height + 0.01, radius, splay, turned=draw.chance(0.2)):
-            yield "leg", leg
-        if draw.chance(0.35):
-            level, at = height * draw.uniform(0.25, 0.5), splay * 0.65
-            for side in (-1, 1):
-                yield "leg", rod((side * (x + at), -y - at, level), (side * (x + at), y + at, level), 0.012)
-    elif base == "column":
-        for solid in star_foot(draw, 0.5 * width, height, draw.uniform(0.02, 0.04)):
-            yield "leg", solid
-    else:
-        for side in (-1, 1):
-            x, y = side * (width / 2 - 0.03), depth / 2 - 0.03
-            path = [(x, y, height), (x, y, 0.02), (x, -y, 0.02), (x, -y, height)]
-            yield "leg", tube(path, 0.016, across=(1, 0, 0), segments=6)
+    shrink = 0.75 if seat_style == "round" else 1.0
+    for solid in _chair_base(draw, width, depth, height, shrink):
+        yield "leg", solid
 
     rise, lean = draw.uniform(0.32, 0.6), draw.uniform(2, 14)
     floor = height + thick
@@ -91,6 +74,27 @@ def chair(draw: Draw) -> Pieces:
             yield "arm", rod((x, front, floor - 0.03), (x, front, floor + level), bar, segments=6)
             rest = box(2.6 * bar, depth / 2 - front + 0.02, 2 * bar)
             yield "arm", rest.move(x, (depth / 2 + front) / 2, floor + level)
+
+
+def _chair_base(draw: Draw, width: float, depth: float, height: float, shrink: float) -> Iterator[Solid]:
+    """What carries a chair's seat: four legs, a column or two runners; legs stand closer together by `shrink`."""
+    base = draw.choice("legs", "legs", "legs", "column", "sled")
+    if base == "legs":
+        radius, splay = draw.uniform(0.016, 0.034), draw.choice(0.0, draw.uniform(0.02, 0.1))
+        x, y = width / 2 - radius - 0.02, depth / 2 - radius - 0.02
+        x, y = shrink * x, shrink * y
+        yield from four_legs(draw, x, y, height + 0.01, radius, splay, turned=draw.chance(0.2))
+        if draw.chance(0.35):
+            level, at = height * draw.uniform(0.25, 0.5), splay * 0.65
+            for side in (-1, 1):
+                yield rod((side * (x + at), -y - at, level), (side * (x + at), y + at, level), 0.012)
+    elif base == "column":
+        yield from star_foot(draw, 0.5 * width, height, draw.uniform(0.02, 0.04))
+    else:
+        for side in (-1, 1):
+            x, y = side * (width / 2 - 0.03), depth / 2 - 0.03
+            path = [(x, y, height), (x, y, 0.02), (x, -y, 0.02), (x, -y, height)]
+            yield tube(path, 0.016, across=(1, 0, 0), segments=6)
 
 
 def _chair_back(draw: Draw, width: float, rise: float) -> Iterator[Solid]:
@@ -137,9 +141,9 @@ def table(draw: Draw) -> Pieces:
     else:
         y = y if style == "oval" else x
         yield "top", extrude(arc((0, 0), (x / 2, y / 2), 0, 345, 23), thick, bevel=0.12).move(z=height)
-    inset = 0.8 if style in ("square", "soft") else 0.62
-    corner = (inset * x / 2, inset * y / 2) if inset < 0.7 else (x / 2 - 0.07, y / 2 - 0.07)
-    base = draw.choice("legs", "legs", "legs", "column", "trestle", "cross")
+    straight = style in ("square", "soft")
+    corner = (x / 2 - 0.07, y / 2 - 0.07) if straight else (0.31 * x, 0.31 * y)
+    base = draw.choice("legs", "legs", "legs", "column", "trestle" if straight else "column", "cross")
     if base == "legs":
         radius, splay = draw.uniform(0.02, 0.045), draw.choice(0.0, draw.uniform(0.03, 0.1))
         for leg in four_legs(draw, *corner, height + 0.01, radius, splay, turned=draw.chance(0.25)):
@@ -151,20 +155,24 @@ def table(draw: Draw) -> Pieces:
         for solid in star_foot(draw, 0.36 * min(x, y) + 0.05, height + 0.01, draw.uniform(0.03, 0.07)):
             yield "leg", solid
     else:
-        for side in (-1, 1):
-            at = side * corner[0]
-            if base == "trestle":
-                yield "leg", box(draw.uniform(0.03, 0.06), 1.8 * corner[1], height + 0.01).move(at)
-            else:
-                for way in (-1, 1):
-                    reach = way * corner[1]
-                    yield "leg", rod((at, -reach, 0.02), (at, reach, height), 0.026, segments=4)
-        yield "leg", rod((-corner[0], 0, height / 2), (corner[0], 0, height / 2), 0.022, segments=6)
-        if draw.chance(0.3) and base == "trestle":
+        for solid in _table_sides(draw, base, *corner, height):
+            yield "leg", solid
+        if base == "trestle" and draw.chance(0.4):
             yield "shelf", box(2 * corner[0], 1.5 * corner[1], 0.025).move(z=height * 0.3)
     if base in ("legs", "trestle") and style == "square" and draw.chance(0.4):
         apron = draw.uniform(0.06, 0.12)
         yield "top", box(2 * corner[0], 2 * corner[1], apron).move(z=height - apron)
+
+
+def _table_sides(draw: Draw, style: str, x: float, y: float, height: float) -> Iterator[Solid]:
+    """Two boards (trestle) or two crosses at +-x, as deep as 2 y, with a bar between them."""
+    for side in (-1, 1):
+        if style == "trestle":
+            yield box(draw.uniform(0.03, 0.06), 1.8 * y, height + 0.01).move(side * x)
+        else:
+            for way in (-1, 1):
+                yield rod((side * x, -way * y, 0.02), (side * x, way * y, height), 0.026, segments=4)
+    yield rod((-x, 0, height / 2), (x, 0, height / 2), 0.022, segments=6)
 
 
 def bed(draw: Draw) -> Pieces:
@@ -235,7 +243,10 @@ def sofa(draw: Draw) -> Pieces:
     for i in range(places):
         x = (i + 0.5) * wide - width / 2
         extra = 0.55 if (long_end == 1 and i == places - 1) or (long_end == -1 and i == 0) else 0.0
-        yield "seat", cushion(wide * 0.98, depth * 0.82 + extra, thick, round_edge).move(x, -depth * 0.1 - extra / 2, top)
+        yield (
+            "seat",
+            cushion(wide * 0.98, depth * 0.82 + extra, thick, round_edge).move(x, -depth * 0.1 - extra / 2, top),
+        )
         if extra:
             yield "seat", box(wide, extra + 0.1, 0.15).move(x, -depth / 2 - extra / 2 + 0.05, level)
     rise, lean = draw.uniform(0.35, 0.6), draw.uniform(4, 14)

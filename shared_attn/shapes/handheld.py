@@ -91,16 +91,25 @@ def hammer(draw: Draw) -> Pieces:
     yield "handle", revolve(profile, 10).stretch(y=flat)
     if draw.chance(0.65):
         grip, thick = length * draw.uniform(0.28, 0.45), bar * swell * draw.uniform(1.15, 1.35)
-        ends = [(thick * 0.8, -0.02), (thick, 0.01), (thick * 0.93, grip * 0.5), (thick, grip), (thick * 0.7, grip + 0.02)]
+        ends = [
+            (thick * 0.8, -0.02),
+            (thick, 0.01),
+            (thick * 0.93, grip * 0.5),
+            (thick, grip),
+            (thick * 0.7, grip + 0.02),
+        ]
         yield "grip", revolve(ends, 12).stretch(y=flat)
 
     size, reach = draw.uniform(0.075, 0.1), draw.uniform(0.19, 0.27)
     if kind == "mallet":
         size *= draw.uniform(1.4, 1.8)
         if draw.chance(0.5):
-            yield "head", revolve(
-                [(size, -reach), (size * 1.08, -reach * 0.6), (size * 1.08, reach * 0.6), (size, reach)], 16
-            ).turn("y", 90).move(z=length)
+            yield (
+                "head",
+                revolve([(size, -reach), (size * 1.08, -reach * 0.6), (size * 1.08, reach * 0.6), (size, reach)], 16)
+                .turn("y", 90)
+                .move(z=length),
+            )
         else:
             yield "head", box(2 * reach, 1.5 * size, 1.9 * size, taper=(1.12, 1)).move(z=length - size)
         return
@@ -117,11 +126,11 @@ def hammer(draw: Draw) -> Pieces:
         yield "head", rod((0, 0, length), (-reach * 0.6, 0, length), size * 0.6)
         yield "head", ball(size * 0.85, size * 0.85, size * 0.85, 12, 7).move(-reach * 0.75, 0, length)
         return
-    bend, long = draw.uniform(0.08, 0.2), reach * draw.uniform(1.1, 1.4)
+    bend, long = draw.uniform(0.06, 0.16), reach * draw.uniform(1.05, 1.35)
     for side in (-1, 1):
-        path = curve([(0, side * 0.02, length), (-long * 0.5, side * 0.035, length - bend * 0.15),
-                      (-long, side * 0.075, length - bend)], 3)  # fmt: skip
-        yield "head", tube(path, [size * (0.6 - 0.48 * i / 6) for i in range(7)], segments=8, aspect=0.55)
+        path = curve([(0, side * 0.02, length), (-long * 0.5, side * 0.03, length - bend * 0.1),
+                      (-long, side * 0.06, length - bend)], 3)  # fmt: skip
+        yield "head", tube(path, [size * (0.5 - 0.4 * i / 6) for i in range(7)], segments=8, aspect=0.6)
 
 
 def hat(draw: Draw) -> Pieces:
@@ -132,9 +141,9 @@ def hat(draw: Draw) -> Pieces:
     if kind == "cap":
         yield from _cap(draw, radius, oval)
         return
-    height = {"top": draw.uniform(0.55, 0.85), "bowler": draw.uniform(0.42, 0.55), "straw": draw.uniform(0.28, 0.4),
+    height = {"top": draw.uniform(0.55, 0.85), "bowler": draw.uniform(0.5, 0.66), "straw": draw.uniform(0.28, 0.4),
               "witch": draw.uniform(0.9, 1.25)}[kind]  # fmt: skip
-    wide = radius * {"top": 1.5, "bowler": 1.42, "straw": draw.uniform(1.7, 2.1), "witch": 1.9}[kind]
+    wide = radius * {"top": 1.5, "bowler": 1.36, "straw": draw.uniform(1.7, 2.1), "witch": 1.9}[kind]
     if kind == "top":
         crown: list[tuple[float, ...]] = [(radius, 0.0), (radius * draw.uniform(0.85, 0.95), height * 0.5),
                                           (radius * draw.uniform(0.95, 1.12), height)]  # fmt: skip
@@ -147,7 +156,7 @@ def hat(draw: Draw) -> Pieces:
         crown = [(radius, 0.0), (radius * 0.5, height * 0.4), (radius * 0.22, height * 0.75), (0.0, height)]
     yield "crown", revolve(crown, 20).stretch(y=oval)
 
-    lift = {"top": 0.1, "bowler": 0.12, "straw": draw.uniform(-0.12, 0.06), "witch": draw.uniform(-0.05, 0.05)}[kind]
+    lift = {"top": 0.1, "bowler": 0.1, "straw": draw.uniform(-0.12, 0.06), "witch": draw.uniform(-0.05, 0.05)}[kind]
     inner, thin = radius * 0.9, 0.03
     brim = [(inner, 0.0), ((inner + wide) / 2, lift * 0.2), (wide, lift)]
     ring = [*brim, *((r, z + thin) for r, z in reversed(brim))]
@@ -161,8 +170,8 @@ def hat(draw: Draw) -> Pieces:
 def _cap(draw: Draw, radius: float, oval: float) -> Pieces:
     """Baseball cap: dome, peak to the front and a button on top, mostly a front panel."""
     height = radius * draw.uniform(0.8, 1.1)
-    dome = [(radius, 0.0), (radius * 0.99, height * 0.3), *arc((0, height * 0.3), (radius * 0.99, height * 0.7), 22, 68, 2),
-            (0.0, height)]  # fmt: skip
+    arch = arc((0, height * 0.3), (radius * 0.99, height * 0.7), 22, 68, 2)
+    dome = [(radius, 0.0), (radius * 0.99, height * 0.3), *arch, (0.0, height)]
     yield "crown", revolve(dome, 20).stretch(y=oval)
     long, wide, drop = draw.uniform(0.3, 0.48), radius * draw.uniform(0.82, 0.95), draw.uniform(0.04, 0.14)
     steps = 8

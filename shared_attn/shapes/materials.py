@@ -9,12 +9,13 @@ from shared_attn.shapes.catalogue import CATALOGUE, CLASS_NAMES, CLASS_PART_STAR
 from shared_attn.shapes.draw import Draw
 
 Colour = tuple[float, float, float]
+Paint = tuple[float, float, float, float]  # colour and gloss
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Material:
-    """Ranges of saturation and value, of the hue (None: the picture's base hue, "accent": its second hue), gloss 0..1."""
+    """Ranges of saturation, value and hue (None: the picture's base hue, "accent": its second one); gloss 0..1."""
 
     saturation: Range
     value: Range
@@ -40,16 +41,40 @@ MATERIALS = {
     "glow": Material((0.15, 0.5), (0.98, 1.0), (0.11, 0.16), gloss=0.3),
     "books": Material((0.45, 0.85), (0.45, 0.92), (0.0, 1.0), gloss=0.05),
 }
-GLASS_HUES: tuple[Range, ...] = ((0.28, 0.42), (0.28, 0.42), (0.06, 0.11), (0.5, 0.62))
+GLASS_HUES: tuple[Range, ...] = ((0.3, 0.42), (0.3, 0.42), (0.06, 0.11), (0.5, 0.62))
 GLASS = ((0.5, 0.88), (0.32, 0.72), 0.7)  # saturation, value, gloss
+HUES = (
+    0.0,
+    0.03,
+    0.07,
+    0.12,
+    0.15,
+    0.25,
+    0.38,
+    0.47,
+    0.53,
+    0.58,
+    0.63,
+    0.74,
+    0.9,
+    0.96,
+)  # a picture's base hue is near one
+BACKDROPS: tuple[tuple[Range, Range], ...] = (  # saturation, value
+    ((0.06, 0.3), (0.86, 1.0)),
+    ((0.06, 0.3), (0.86, 1.0)),
+    ((0.2, 0.5), (0.78, 0.98)),
+    ((0.2, 0.5), (0.78, 0.98)),
+    ((0.35, 0.6), (0.55, 0.8)),
+    ((0.3, 0.65), (0.22, 0.4)),
+)
 
 
 @dataclass(frozen=True)
 class Look:
     """One picture. Angles in degrees (yaw 0: camera in front, at -y); colours red, green, blue in 0..1.
 
-    colours and gloss have one entry a solid of the mesh; backdrop is the upper and the lower colour; fill is the share
-    of the picture's size that the thing takes; shift its displacement in the same measure.
+    paints has a colour and its gloss for each solid of the mesh; backdrop is the upper and the lower colour; fill is
+    the share of the picture's size that the thing takes; shift its displacement in the same measure.
     """
 
     yaw: float
@@ -57,15 +82,14 @@ class Look:
     light_yaw: float
     light_elevation: float
     ambient: float
-    colours: list[Colour]
-    gloss: list[float]
+    paints: list[Paint]
     backdrop: tuple[Colour, Colour]
     shadow: float
     fill: float
     shift: tuple[float, float]
 
 
-def _colour(draw: Draw, material: str, base: float, accent: float) -> tuple[Colour, float]:
+def _colour(draw: Draw, material: str, base: float, accent: float) -> Paint:
     """One colour of a material, and its gloss."""
     if material == "glass":
         saturation, value, gloss = GLASS
@@ -77,15 +101,22 @@ def _colour(draw: Draw, material: str, base: float, accent: float) -> tuple[Colo
             hue = draw.uniform(*entry.hue)
         else:
             hue = (accent if entry.hue == "accent" else base) + draw.uniform(-0.03, 0.03)
-    return colorsys.hsv_to_rgb(hue % 1.0, draw.uniform(*saturation), draw.uniform(*value)), gloss
+    return (*_rgb(hue, draw.uniform(*saturation), draw.uniform(*value)), gloss)
+
+
+def _rgb(hue: float, saturation: float, value: float) -> Colour:
+    """Colour of a hue (any number; whole turns are left out), with the harsh full greens and magentas toned down."""
+    hue %= 1.0
+    glare = max(0.0, 1 - abs(hue - 0.34) / 0.14, 1 - abs(hue - 0.85) / 0.1)
+    return colorsys.hsv_to_rgb(hue, saturation * (1 - 0.32 * glare), min(value, 1.0) * (1 - 0.22 * glare * saturation))
 
 
 def draw_look(draw: Draw, class_name: str, solid_parts: list[int]) -> Look:
     """Draws a picture's look for a mesh of a class whose solids belong to the given global part ids."""
     entry = CATALOGUE[class_name]
-    base = draw.uniform(0, 1)
+    base = draw.choice(*HUES) + draw.uniform(-0.03, 0.03)
     accent = base + draw.choice(0.5, 0.42, 0.58, 0.33, -0.33, 0.12, -0.12)
-    chosen: dict[str, tuple[str, tuple[Colour, float]]] = {}
+    chosen: dict[str, tuple[str, Paint]] = {}
     for part, materials in entry.parts.items():
         material = draw.choice(*materials)
         chosen[part] = chosen[material[1:]] if material[0] == "=" else (material, _colour(draw, material, base, accent))
@@ -96,22 +127,23 @@ def draw_look(draw: Draw, class_name: str, solid_parts: list[int]) -> Look:
         paints.append(_colour(draw, material, base, accent) if material == "books" else paint)
 
     behind = base + draw.choice(0.5, 0.4, 0.6, 0.25, -0.25, 0.08)
-    soft, bright = draw.uniform(0.05, 0.42), draw.choice(draw.uniform(0.72, 0.97), draw.uniform(0.72, 0.97), draw.uniform(0.35, 0.6))
-    yaw = draw.uniform(-entry.view, entry.view)
+    saturation, value = draw.choice(*BACKDROPS)
+    soft, bright = draw.uniform(*saturation), draw.uniform(*value)
+    near = behind + draw.uniform(-0.08, 0.08)
+    upper, lower = (
+        _rgb(behind, soft, bright),
+        _rgb(near, soft * draw.uniform(0.5, 1.2), bright * draw.uniform(0.8, 1.15)),
+    )
+    yaw = draw.uniform(-entry.view, entry.view) + (draw.choice(0, 180) if entry.behind else 0)
     return Look(
         yaw=yaw,
-        elevation=draw.uniform(8, 38),
+        elevation=draw.uniform(7, 34),
         light_yaw=yaw + draw.choice(-1, 1) * draw.uniform(20, 65),
         light_elevation=draw.uniform(38, 65),
         ambient=draw.uniform(0.42, 0.58),
-        colours=[paint[0] for paint in paints],
-        gloss=[paint[1] for paint in paints],
-        backdrop=(
-            colorsys.hsv_to_rgb(behind % 1.0, soft, bright),
-            colorsys.hsv_to_rgb((behind + draw.uniform(-0.08, 0.08)) % 1.0, soft * draw.uniform(0.5, 1.2),
-                                min(1.0, bright * draw.uniform(0.78, 1.12))),
-        ),
+        paints=paints,
+        backdrop=(upper, lower),
         shadow=draw.uniform(0.3, 0.55),
         fill=draw.uniform(0.76, 0.9),
         shift=(draw.uniform(-0.03, 0.03), draw.uniform(-0.03, 0.03)),
-    )  # fmt: skip
+    )

@@ -39,11 +39,12 @@ class LabelledMesh:
 def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """(F, 3) normals of triangles, as long as twice their area."""
     a, b, c = vertices[faces].unbind(1)
-    return torch.linalg.cross(b - a, c - a)
+    normals: Tensor = torch.linalg.cross(b - a, c - a)
+    return normals
 
 
 def assemble(class_name: str, pieces: Iterable[tuple[int, Solid]]) -> LabelledMesh:
-    """Joins (global part id, solid) pairs: turns all faces outward, centres on the surface's centroid, scales to radius 1."""
+    """Joins (global part id, solid) pairs; turns all faces outward, centres the surface, scales it to radius 1."""
     parts, solids = zip(*pieces, strict=True)
     sizes = torch.tensor([len(solid.faces) for solid in solids])
     starts = torch.tensor([0] + [len(solid.vertices) for solid in solids]).cumsum(0)[:-1]

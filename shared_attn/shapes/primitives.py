@@ -1,7 +1,7 @@
 """Closed solids of triangles: every one is a loft, a row of rings joined side by side and closed at both ends.
 
-Legend: R rings, S corners of a ring, V vertices, F faces. Lengths are free, a shape is scaled when it is assembled; z is up.
-Orientation need not be minded here: assembly turns every solid's faces outward.
+Legend: R rings, S corners of a ring, V vertices, F faces. z is up. Lengths are free, because a shape is scaled when it
+is assembled, and orientation need not be minded: assembly turns every solid's faces outward.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ class Solid:
 
 
 def _alternate(creases: Sequence[bool], loop: bool) -> tuple[int, ...]:
-    """Groups of consecutive strips, changed where a crease stands before the strip; neighbours never share one."""
-    groups, group = [], 0
-    for number, crease in enumerate(creases):
-        if number and crease:
-            group = 1 - group
-        groups.append(group)
-    if loop and len(groups) > 2 and creases[0] and groups[0] == groups[-1]:
-        for number in range(len(groups) - 1, 0, -1):
-            groups[number] = 2
-            if creases[number]:
-                break
-    return tuple(groups)
+    """Groups of consecutive strips: a new one where a crease stands before a strip, never the same on both its sides.
+
+    A loop with a single crease has but one group, so that crease is smoothed.
+    """
+    first = creases.index(True) if loop and True in creases else 0
+    section = [0] * len(creases)
+    count = 1
+    for number in [*range(first + 1, len(creases)), *range(first)]:
+        count += creases[number]
+        section[number] = count - 1
+    third = count - 1 if loop and count % 2 and count > 1 else None
+    return tuple(2 if number == third else number % 2 for number in section)
 
 
 @lru_cache(maxsize=512)
@@ -168,6 +168,14 @@ def revolve(profile: Sequence[Point], segments: int = 16, loop: bool = False) ->
     return loft(rings, bands=bands, start=ends[0], end=ends[1], tips=tips)
 
 
+def radius_at(profile: Sequence[Point], z: float) -> float:
+    """Radius of a rising profile at the height z, or at its end where z lies beyond."""
+    for (r0, z0), (r1, z1) in zip(profile, profile[1:], strict=False):
+        if z0 <= z <= z1 and z0 < z1:
+            return r0 + (r1 - r0) * (z - z0) / (z1 - z0)
+    return profile[-1 if z > profile[0][1] else 0][0]
+
+
 def cylinder(radius: float, low: float, high: float, *, top: float | None = None, segments: int = 14) -> Solid:
     """Cylinder, or frustum with radius `top` at its upper end, around the z axis from low to high."""
     return revolve([(radius, low), (radius if top is None else top, high)], segments)
@@ -176,9 +184,7 @@ def cylinder(radius: float, low: float, high: float, *, top: float | None = None
 def ball(x: float, y: float, z: float, segments: int = 12, rings: int = 6) -> Solid:
     """Ellipsoid around the origin with the given half axes."""
     angles = [math.pi * i / rings for i in range(1, rings)]
-    return revolve(
-        [(0.0, -1.0), *((math.sin(a), -math.cos(a)) for a in angles), (0.0, 1.0)], segments
-    ).stretch(x, y, z)
+    return revolve([(0.0, -1.0), *((math.sin(a), -math.cos(a)) for a in angles), (0.0, 1.0)], segments).stretch(x, y, z)
 
 
 def box(x: float, y: float, z: float, *, taper: Point = (1.0, 1.0), lean: Point = (0.0, 0.0)) -> Solid:

@@ -16,7 +16,7 @@ from shared_attn.shapes.draw import Draw
 from shared_attn.shapes.materials import Look, draw_look
 from shared_attn.shapes.mesh import LabelledMesh, face_normals
 from shared_attn.shapes.primitives import GROUPS
-from shared_attn.shapes.raster import covered_samples, visible_faces
+from shared_attn.shapes.raster import covered_samples, pick, planes, visible_faces
 
 CAMERA = 3.4  # distance from the centre, in radii of the thing
 TIE = 1e-6  # keeps values that stand exactly between two levels from rounding differently on another machine
@@ -28,8 +28,8 @@ def render(
 ) -> Tensor:
     """Pictures (B, 3, size, size) uint8 of meshes, each with view, colours, light and background of its own seed.
 
-    oversample squared samples are averaged for each pixel. ValueError for a size or oversample below 1, or as many
-    seeds as meshes are not given.
+    oversample squared samples are averaged for each pixel. ValueError for a size or oversample below 1, or where the
+    numbers of meshes and seeds differ.
     """
     if size < 1 or oversample < 1:
         raise ValueError(f"size and oversample must be at least 1, got {size} and {oversample}")
@@ -54,7 +54,10 @@ def _direction(yaw: Tensor, elevation: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Camera:
-    """B pinhole cameras that look at the origin: axes (B, 3, 3) right, up, back; scale (B,) and centre (B, 2) in samples."""
+    """B pinhole cameras that look at the origin.
+
+    axes (B, 3, 3) right, up, back; scale (B,) and centre (B, 2) of the picture in samples.
+    """
 
     axes: Tensor
     scale: Tensor
@@ -62,15 +65,21 @@ class Camera:
 
     def project(self, points: Tensor, owner: Tensor) -> Tensor:
         """Points (V, 3) of pictures owner (V,) -> (V, 3) column, row and nearness (one over the distance)."""
-        seen = (self.axes[owner] * points[:, None]).sum(2)
-        near = 1 / (CAMERA - seen[:, 2]).clamp(min=0.5)
-        column = self.centre[owner, 0] + seen[:, 0] * near * self.scale[owner]
-        row = self.centre[owner, 1] - seen[:, 1] * near * self.scale[owner]
+        x, y, z = points.unbind(1)
+        right, up, back = pick(self.axes, owner).permute(1, 2, 0)  # (3, V) each
+        near = 1 / (CAMERA - (back[0] * x + back[1] * y + back[2] * z)).clamp(min=0.5)
+        scale = near * pick(self.scale, owner)
+        column, row = pick(self.centre, owner).unbind(1)
+        column = column + scale * (right[0] * x + right[1] * y + right[2] * z)
+        row = row - scale * (up[0] * x + up[1] * y + up[2] * z)
         return torch.stack([column, row, near], 1)
 
 
 def _aim(vertices: Tensor, owner: Tensor, view: Tensor, extent: Tensor, centre: Tensor) -> Camera:
-    """Cameras from the directions view (B, 3) in which every thing is `extent` (B,) samples large around `centre` (B, 2)."""
+    """Cameras from the directions view (B, 3): the thing is `extent` (B,) samples long, around `centre` (B, 2).
+
+    A thing that would fill a square is made smaller than a thin one.
+    """
     B = len(view)
     right = torch.stack([-view[:, 1], view[:, 0], torch.zeros(B, dtype=torch.float64)], 1)
     right = right / right.norm(dim=1, keepdim=True)
@@ -80,7 +89,8 @@ def _aim(vertices: Tensor, owner: Tensor, view: Tensor, extent: Tensor, centre: 
     index = owner[:, None].expand(-1, 2)
     low = torch.full((B, 2), torch.inf, dtype=torch.float64).scatter_reduce_(0, index, flat, "amin")
     high = torch.full((B, 2), -torch.inf, dtype=torch.float64).scatter_reduce_(0, index, flat, "amax")
-    scale = extent / (high - low).amax(1)
+    wide, tall = (high - low).unbind(1)
+    scale = extent / torch.stack([wide, tall, 1.15 * (wide * tall).sqrt()]).amax(0)
     return Camera(axes, scale, centre - scale[:, None] * (low + high) / 2)
 
 
@@ -94,19 +104,8 @@ def _corner_normals(vertices: Tensor, faces: Tensor, smooth: Tensor, normals: Te
     ]
     total = torch.stack(sums, 1).reshape(-1, 3, 3)
     total = torch.where(flat[..., None], normals[:, None], total)
-    return total / total.norm(dim=2, keepdim=True).clamp(min=1e-12)
-
-
-def _planes(corners: Tensor, values: Tensor) -> Tensor:
-    """(F, 3, C): value at sample (0, 0), per column and per row of C quantities given at triangles' corners (F, 3, C)."""
-    a, b, c = corners.unbind(1)
-    ab, ac = b - a, c - a
-    area = (ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0])[:, None]
-    v, vb, vc = values[:, 0], values[:, 1] - values[:, 0], values[:, 2] - values[:, 0]
-    right = (vb * ac[:, 1:2] - vc * ab[:, 1:2]) / area
-    down = (vc * ab[:, 0:1] - vb * ac[:, 0:1]) / area
-    base = v - right * (a[:, 0:1] - 0.5) - down * (a[:, 1:2] - 0.5)
-    return torch.stack([base, right, down], 1)
+    length: Tensor = total.norm(dim=2, keepdim=True)
+    return total / length.clamp(min=1e-12)
 
 
 def _render_batch(meshes: Sequence[LabelledMesh], looks: Sequence[Look], size: int, oversample: int) -> Tensor:
@@ -116,7 +115,7 @@ def _render_batch(meshes: Sequence[LabelledMesh], looks: Sequence[Look], size: i
     def number(name: str) -> Tensor:
         return torch.tensor([getattr(look, name) for look in looks], dtype=torch.float64)
 
-    counts = torch.tensor([[len(mesh.vertices), len(mesh.faces), len(look.colours)] for mesh, look in zip(meshes, looks, strict=True)])
+    counts = torch.tensor([[len(mesh.vertices), len(mesh.faces), int(mesh.solid[-1]) + 1] for mesh in meshes])
     starts = counts.cumsum(0) - counts
     owner = torch.repeat_interleave(torch.arange(B), counts[:, 0])  # picture of each vertex
     picture = torch.repeat_interleave(torch.arange(B), counts[:, 1])  # picture of each face
@@ -134,39 +133,45 @@ def _render_batch(meshes: Sequence[LabelledMesh], looks: Sequence[Look], size: i
     front = (ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0] < -1e-12).nonzero().squeeze(1)  # rows run downwards
     normals = face_normals(vertices, faces)
     corner_normals = _corner_normals(vertices, faces, torch.cat([mesh.smooth for mesh in meshes]), normals)
-    sample, face = visible_faces(corners[front], picture[front], B, n)
-    planes = _planes(corners[front], corner_normals[front])[face]  # (S, 3, 3)
+    corners = pick(corners, front)
+    sample, face = visible_faces(corners, pick(picture, front), B, n)
+    slopes = pick(planes(corners, pick(corner_normals, front)), face)  # (S, 3, 3)
     column, row = (sample % n)[:, None], (sample // n % n)[:, None]
-    normal = planes[:, 0] + planes[:, 1] * column + planes[:, 2] * row
-    normal = normal / normal.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    normal = slopes[:, 0] + slopes[:, 1] * column + slopes[:, 2] * row
 
-    chosen = front[face]
-    colour = torch.tensor([colour for look in looks for colour in look.colours], dtype=torch.float64)[solid[chosen]]
-    gloss = torch.tensor([gloss for look in looks for gloss in look.gloss], dtype=torch.float64)[solid[chosen]]
-    shaded = _shade(normal, colour, gloss, picture[chosen], view, light, number("ambient"))
-
-    image = torch.zeros(B * n * n, 4, dtype=torch.float64)
-    image[sample, :3], image[sample, 3] = shaded, 1.0
-    image = image.reshape(B, size, oversample, size, oversample, 4).mean((2, 4))
+    face = pick(front, face)
+    paint = torch.tensor([paint for look in looks for paint in look.paints], dtype=torch.float64)
+    shaded = _shade(normal, pick(paint, pick(solid, face)), pick(picture, face), view, light, number("ambient"))
+    image = torch.zeros(4, B * n * n, dtype=torch.float64)
+    image[3, sample] = 1.0
+    for channel, value in enumerate(shaded):
+        image[channel, sample] = value
+    image = F.avg_pool2d(image.reshape(4, B, n, n), oversample)  # (4, B, size, size)
     shadow = number("shadow")[:, None, None] * _shadow(vertices, faces, owner, picture, light, camera, size, n)
-    ramp = torch.linspace(0, 1, size, dtype=torch.float64)[:, None, None]
-    backdrop = torch.tensor([look.backdrop for look in looks], dtype=torch.float64)[:, :, None, None]  # (B, 2, 1, 1, 3)
-    ground = (backdrop[:, 0] * (1 - ramp) + backdrop[:, 1] * ramp) * (1 - shadow[..., None])
-    result = image[..., :3] + ground * (1 - image[..., 3:])
-    return (result.clamp(0, 1) * 255 + 0.5 + TIE).floor().to(torch.uint8).permute(0, 3, 1, 2).contiguous()
+    ramp = torch.linspace(0, 1, size, dtype=torch.float64)[:, None]
+    upper, lower = number("backdrop").permute(1, 2, 0)[..., None, None]  # (3, B, 1, 1) each
+    ground = (upper * (1 - ramp) + lower * ramp) * (1 - shadow)
+    result: Tensor = image[:3] + ground * (1 - image[3])  # (3, B, size, size)
+    return (result.clamp(0, 1) * 255 + 0.5 + TIE).floor().to(torch.uint8).transpose(0, 1).contiguous()
 
 
 def _shade(
-    normal: Tensor, colour: Tensor, gloss: Tensor, picture: Tensor, view: Tensor, light: Tensor, ambient: Tensor
-) -> Tensor:
-    """(S, 3) colours under a soft light: sky and ground light, a lamp that reaches round edges, a highlight."""
+    normal: Tensor, paint: Tensor, picture: Tensor, view: Tensor, light: Tensor, ambient: Tensor
+) -> list[Tensor]:
+    """Three channels (S,) under a soft light: sky and ground, a lamp that reaches round edges, a highlight.
+
+    normal (S, 3) of any length; paint (S, 4) colour and gloss; picture (S,); view and light (B, 3); ambient (B,).
+    """
     half = light + view
     half = half / half.norm(dim=1, keepdim=True)
-    lamp = (0.75 * (normal * light[picture]).sum(1) + 0.25).clamp(min=0)
-    level = ambient[picture]
-    brightness = level * (0.8 + 0.2 * normal[:, 2]) + (1.08 - level) * lamp
-    shine = gloss * (normal * half[picture]).sum(1).clamp(min=0) ** 28
-    return (colour * brightness[:, None] + 0.75 * shine[:, None]).clamp(0, 1)
+    scene = torch.cat([light, half, ambient[:, None]], 1)[picture]  # (S, 7)
+    x, y, z = normal.unbind(1)
+    length = (x * x + y * y + z * z).sqrt().clamp(min=1e-12)
+    lamp = (0.75 * (x * scene[:, 0] + y * scene[:, 1] + z * scene[:, 2]) / length + 0.25).clamp(min=0)
+    brightness = scene[:, 6] * (0.8 + 0.2 * z / length) + (1.08 - scene[:, 6]) * lamp
+    shine = ((x * scene[:, 3] + y * scene[:, 4] + z * scene[:, 5]) / length).clamp(min=0)
+    shine = 0.75 * paint[:, 3] * (shine**4) ** 7
+    return [(paint[:, channel] * brightness + shine).clamp(0, 1) for channel in range(3)]
 
 
 def _shadow(
@@ -181,8 +186,8 @@ def _shadow(
     face, column, row = covered_samples(corners, n)
     mask = torch.zeros(B * n * n, dtype=torch.float64)
     mask[(picture[face] * n + row) * n + column] = 1.0
-    shadow = mask.reshape(B, size, n // size, size, n // size).mean((2, 4))
+    shadow = F.avg_pool2d(mask.reshape(B, 1, n, n), n // size)
     reach = max(1, size // 32)
     for _ in range(2):
-        shadow = F.avg_pool2d(shadow[:, None], 2 * reach + 1, 1, reach)[:, 0]
-    return shadow
+        shadow = F.avg_pool2d(shadow, 2 * reach + 1, 1, reach)
+    return shadow[:, 0]

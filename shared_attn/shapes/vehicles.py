@@ -16,6 +16,7 @@ from shared_attn.shapes.primitives import (
     cylinder,
     extrude,
     loft,
+    radius_at,
     revolve,
     tube,
 )
@@ -25,7 +26,8 @@ Pieces = Iterator[tuple[str, Solid]]
 
 def blade(root: float, tip: float, span: float, sweep: float, rise: float, thick: float) -> Solid:
     """Wing or fin that grows along +x: chords root and tip, its tip displaced by sweep (towards +y) and rise (+z)."""
-    shape = torch.tensor([[-0.5, 0.0], [-0.25, 0.5], [0.2, 0.4], [0.5, 0.0], [0.2, -0.4], [-0.25, -0.5]]).double()
+    section = [[-0.5, 0.0], [-0.25, 0.5], [0.2, 0.4], [0.5, 0.0], [0.2, -0.4], [-0.25, -0.5]]
+    shape = torch.tensor(section, dtype=torch.float64)
     rings = torch.zeros(2, 6, 3, dtype=torch.float64)
     for ring, (chord, x, y, z) in enumerate([(root, 0.0, 0.0, 0.0), (tip, span, sweep, rise)]):
         rings[ring, :, 0] = x
@@ -55,7 +57,10 @@ def aeroplane(draw: Draw) -> Pieces:
     hull = revolve(profile, 14).turn("x", -90)
     yield "body", hull.stretch(z=-draw.uniform(0.95, 1.2))
     if kind != "liner":
-        yield "body", ball(radius * 0.6, length * 0.12, radius * 0.8, 10, 6).move(y=front + length * 0.33, z=radius * 0.8)
+        yield (
+            "body",
+            ball(radius * 0.6, length * 0.12, radius * 0.8, 10, 6).move(y=front + length * 0.33, z=radius * 0.8),
+        )
 
     span, root = length * draw.uniform(0.4, 0.55), length * draw.uniform(0.15, 0.22)
     sweep, tip, at = span * draw.uniform(0.25, 0.6), root * draw.uniform(0.25, 0.45), -0.05 * length
@@ -104,7 +109,10 @@ def _engines(draw: Draw, kind: str, hull: tuple[float, ...], wing: tuple[float, 
     length = back - front
     if kind == "propeller":
         hub, reach = radius * 0.45, radius * draw.uniform(1.8, 2.5)
-        yield "engine", revolve([(hub, 0.0), (hub, 0.05), (hub * 0.7, 0.1), (0.0, 0.13)], 10).turn("x", 90).move(y=front + 0.02)
+        yield (
+            "engine",
+            revolve([(hub, 0.0), (hub, 0.05), (hub * 0.7, 0.1), (0.0, 0.13)], 10).turn("x", 90).move(y=front + 0.02),
+        )
         count, spin = draw.integer(2, 4), draw.uniform(0, 180)
         for i in range(count):
             paddle = box(0.07, 0.02, reach, taper=(0.7, 1.0)).turn("y", 360 * i / count + spin)
@@ -130,13 +138,23 @@ def _engines(draw: Draw, kind: str, hull: tuple[float, ...], wing: tuple[float, 
             yield "engine", solid
 
 
+CARS = {  # height of the deck; the cabin's front and rear end as shares of the length; its height
+    "saloon": (0.6, 0.27, 0.82, 0.5),
+    "hatch": (0.65, 0.25, 0.97, 0.55),
+    "van": (0.8, 0.1, 0.98, 0.75),
+    "pickup": (0.7, 0.24, 0.55, 0.55),
+    "sports": (0.48, 0.36, 0.8, 0.4),
+    "old": (0.62, 0.32, 0.85, 0.58),
+}
+
+
 def car(draw: Draw) -> Pieces:
-    """Saloons, hatchbacks, vans, pick-ups and sports cars: body, cabin, wheels and lights."""
-    kind = draw.choice("saloon", "hatch", "van", "pickup", "sports", "old")
+    """Saloons, hatchbacks, vans, pick-ups and sports cars: body, cabin, wheels with hubs, lights."""
+    kind = draw.choice(*CARS)
     length, width = draw.uniform(3.6, 4.6), draw.uniform(1.6, 1.85)
     wheel = draw.uniform(0.29, 0.36) * (0.95 if kind == "sports" else 1.05)
     low = wheel * draw.uniform(0.6, 0.85)
-    deck = low + {"saloon": 0.6, "hatch": 0.65, "van": 0.8, "pickup": 0.7, "sports": 0.48, "old": 0.62}[kind]
+    deck = low + CARS[kind][0]
     hood = deck - draw.uniform(0.02, 0.16)
     a, b = -length / 2, length / 2
     outline = [
@@ -144,43 +162,51 @@ def car(draw: Draw) -> Pieces:
         (b - 0.15, deck), (b, deck - 0.12), (b, low + 0.05), (b - 0.2, low), (a + 0.2, low),
     ]  # fmt: skip
     yield "body", _across(outline, width, draw.uniform(0.9, 1.0))
-
-    front = {"saloon": 0.27, "hatch": 0.25, "van": 0.1, "pickup": 0.24, "sports": 0.36, "old": 0.32}[kind]
-    rear = {"saloon": 0.82, "hatch": 0.97, "van": 0.98, "pickup": 0.55, "sports": 0.8, "old": 0.85}[kind]
-    rise = {"saloon": 0.5, "hatch": 0.55, "van": 0.75, "pickup": 0.55, "sports": 0.4, "old": 0.58}[kind]
-    rise *= draw.uniform(0.9, 1.1)
-    slope = length * draw.uniform(0.09, 0.14) * (0.6 if kind in ("van", "old") else 1.0)
-    end = length * (0.03 if kind in ("van", "pickup", "hatch") else draw.uniform(0.08, 0.14))
-    y0, y1 = a + front * length, a + rear * length
-    inset = width * 0.94
-    if kind == "sports" and draw.chance(0.4):  # open top: a windscreen and two seats
-        pane = box(inset * 0.9, 0.07, rise * 0.8, taper=(0.88, 1), lean=(0.0, 0.25))
-        yield "cabin", pane.move(y=y0 + 0.1, z=deck - 0.03)
-        for side in (-0.22, 0.22):
-            yield "cabin", box(0.5, 0.2, 0.4, taper=(0.9, 0.7)).move(side * width, y0 + 0.95, deck - 0.08)
-    else:
-        glass = [(y0, deck - 0.03), (y0 + slope, deck + rise), (y1 - end, deck + rise), (y1, deck - 0.03)]
-        yield "cabin", _across(glass, inset, 0.82)
-        roof = [
-            (y0 + slope * 0.97, deck + rise - 0.02), (y0 + slope * 1.2, deck + rise + 0.06),
-            (y1 - end * 1.2, deck + rise + 0.06), (y1 - end * 0.97, deck + rise - 0.02),
-        ]  # fmt: skip
-        yield "body", _across(roof, inset * 0.85, 0.92)
-    if kind == "pickup":
-        for solid in both(box(0.1, b - y1, 0.22).move(width / 2 - 0.08, (b + y1) / 2, deck - 0.02)):
-            yield "body", solid
-    elif kind == "sports" and draw.chance(0.5):
+    yield from _cabin(draw, kind, length, width, deck)
+    if kind == "sports" and draw.chance(0.5):
         yield "body", box(width * 0.9, 0.3, 0.05).move(y=b - 0.2, z=deck + 0.2)
         for solid in both(box(0.07, 0.15, 0.25).move(width * 0.3, b - 0.2, deck - 0.02)):
             yield "body", solid
+
+    rim = draw.uniform(0.45, 0.6)
+    section = [(wheel * 0.55, 0.0), (wheel, 0.03), (wheel, 0.2), (wheel * 0.62, 0.24), (wheel * 0.55, 0.2)]
     for y in (a + length * draw.uniform(0.17, 0.2), b - length * draw.uniform(0.17, 0.21)):
-        tyre = revolve([(wheel * 0.6, 0.0), (wheel, 0.03), (wheel, 0.2), (wheel * 0.62, 0.23), (wheel * 0.55, 0.2)], 16)
-        for solid in both(tyre.turn("y", 90).move(width / 2 - 0.17, y, wheel)):
-            yield "wheel", solid
+        for tyre in both(revolve(section, 16).turn("y", 90).move(width / 2 - 0.15, y, wheel)):
+            yield "wheel", tyre
+        disc = cylinder(wheel * rim, 0.15, 0.235, top=wheel * 0.35, segments=10)
+        for hub in both(disc.turn("y", 90).move(width / 2 - 0.15, y, wheel)):
+            yield "hub", hub
     for solid in both(ball(0.16, 0.09, draw.uniform(0.08, 0.13), 8, 5).move(width * 0.33, a + 0.03, hood - 0.2)):
         yield "light", solid
     for solid in both(box(0.28, 0.06, 0.16).move(width * 0.34, b, deck - 0.36)):
         yield "light", solid
+
+
+def _cabin(draw: Draw, kind: str, length: float, width: float, deck: float) -> Pieces:
+    """Windows and roof, or an open car's windscreen and seats; the walls of a pick-up's bed."""
+    front, rear, rise = CARS[kind][1:]
+    rise *= draw.uniform(0.9, 1.1)
+    slope = length * draw.uniform(0.09, 0.14) * (0.6 if kind in ("van", "old") else 1.0)
+    end = length * (0.03 if kind in ("van", "pickup", "hatch") else draw.uniform(0.08, 0.14))
+    y0, y1 = (front - 0.5) * length, (rear - 0.5) * length
+    inset = width * 0.94
+    if kind == "sports" and draw.chance(0.4):
+        pane = box(inset * 0.9, 0.07, rise * 0.8, taper=(0.88, 1), lean=(0.0, 0.25))
+        yield "cabin", pane.move(y=y0 + 0.1, z=deck - 0.03)
+        for side in (-0.22, 0.22):
+            yield "cabin", box(0.5, 0.2, 0.4, taper=(0.9, 0.7)).move(side * width, y0 + 0.95, deck - 0.08)
+        return
+    glass = [(y0, deck - 0.03), (y0 + slope, deck + rise), (y1 - end, deck + rise), (y1, deck - 0.03)]
+    yield "cabin", _across(glass, inset, 0.82)
+    roof = [
+        (y0 + slope * 0.97, deck + rise - 0.02), (y0 + slope * 1.2, deck + rise + 0.06),
+        (y1 - end * 1.2, deck + rise + 0.06), (y1 - end * 0.97, deck + rise - 0.02),
+    ]  # fmt: skip
+    yield "body", _across(roof, inset * 0.85, 0.92)
+    if kind == "pickup":
+        wall = box(0.1, length / 2 - y1, 0.22)
+        for solid in both(wall.move(width / 2 - 0.08, (length / 2 + y1) / 2, deck - 0.02)):
+            yield "body", solid
 
 
 def _across(outline: list[tuple[float, float]], width: float, top: float) -> Solid:
@@ -226,8 +252,8 @@ def rocket(draw: Draw) -> Pieces:
     elif form == "swept":
         fin = [(base, 0.02), (base + span + 0.06, -drop), (base + span + 0.06, tall * 0.3), (base, tall)]
     else:
-        fin = curve([(base, 0.04), (base + span * 0.6, -drop * 0.2), (base + span, -drop), (base + span + 0.04, tall * 0.3),
-                     (base + 0.02, tall)], 2)  # fmt: skip
+        edge = [(base + span * 0.6, -drop * 0.2), (base + span, -drop), (base + span + 0.04, tall * 0.3)]
+        fin = curve([(base, 0.04), *edge, (base + 0.02, tall)], 2)
     spin = draw.uniform(0, 90)
     for i in range(count):
         plate = extrude(fin, 0.045).turn("x", 90).move(y=0.022)
@@ -242,11 +268,7 @@ def rocket(draw: Draw) -> Pieces:
             yield "booster", shell.move(x=radius + pod * 0.9).turn("z", side + spin + 180 / count)
     if draw.chance(0.7):
         level = height * draw.uniform(0.6, 0.75)
-        out = next(
-            r0 + (r1 - r0) * (level - z0) / (z1 - z0)
-            for (r0, z0), (r1, z1) in zip(body, body[1:], strict=False)
-            if z0 <= level <= z1 and z1 > z0
-        )
+        out = radius_at(body, level)
         pane = out * draw.uniform(0.4, 0.6)
         ring = [(x, 0.0, z) for x, z in arc((0, 0), (pane, pane), 0, 330, 11)]
         for turn in (0, 180) if draw.chance(0.5) else (0,):

@@ -6,17 +6,18 @@ import math
 from collections.abc import Iterator
 
 from shared_attn.shapes.draw import Draw
-from shared_attn.shapes.primitives import Solid, arc, ball, box, curve, cylinder, revolve, rod, tube
+from shared_attn.shapes.primitives import Solid, arc, ball, box, curve, cylinder, radius_at, revolve, rod, tube
 
 Pieces = Iterator[tuple[str, Solid]]
+Profile = list[tuple[float, ...]]
 
 
-def wall(profile: list[tuple[float, ...]], thick: float) -> list[tuple[float, float]]:
+def wall(profile: Profile, thick: float) -> Profile:
     """Profile of an open vessel: up the outside, over the rim, down the inside to the floor's middle."""
-    inside = [(max(r - thick, 0.1 * r), z) for r, z in reversed(profile)]
-    inside[-1] = (inside[-1][0], inside[-1][1] + thick)
-    inside = [p for i, p in enumerate(inside[:-1]) if p[1] > inside[-1][1]] + [inside[-1]]
-    return [(p[0], p[1]) for p in profile] + inside + [(0.0, inside[-1][1])]
+    floor = profile[0][1] + thick
+    inside = [(max(r - thick, 0.1 * r), z) for r, z in reversed(profile) if z > floor]
+    bottom = max(profile[0][0] - thick, 0.1 * profile[0][0])
+    return [*profile, *inside, (bottom, floor), (0.0, floor)]
 
 
 def lamp(draw: Draw) -> Pieces:
@@ -75,6 +76,7 @@ def _lamp_shade(draw: Draw, kind: str) -> Pieces:
     if style == "globe":
         yield "shade", ball(wide * 0.8, wide * 0.8, wide * draw.uniform(0.7, 0.95), 16, 10).move(z=wide * 0.6)
         return
+    side: Profile
     if style == "drum":
         side = [(wide, -high * 0.4), (wide, high * 0.6)]
     elif style == "cone":
@@ -94,7 +96,7 @@ def mug(draw: Draw) -> Pieces:
     style = draw.choice("straight", "straight", "taper", "belly", "cup")
     foot = radius * draw.uniform(0.86, 1.0)
     if style == "straight":
-        side: list[tuple[float, ...]] = [(foot * 0.94, 0.0), (foot, 0.05), (radius, height)]
+        side: Profile = [(foot * 0.94, 0.0), (foot, 0.05), (radius, height)]
     elif style == "taper":
         side = [(radius * draw.uniform(0.6, 0.75), 0.0), (radius, height)]
     elif style == "belly":
@@ -102,32 +104,29 @@ def mug(draw: Draw) -> Pieces:
     else:
         height *= 0.7
         side = curve([(radius * 0.5, 0.0), (radius * 0.95, height * 0.4), (radius * 1.2, height)], 5)
-    yield "body", revolve(wall(side, draw.uniform(0.04, 0.07)), 24)
+    thick = draw.uniform(0.045, 0.07)
+    yield "body", revolve(wall(side, thick), 24)
 
-    def surface(z: float) -> float:
-        for (r0, z0), (r1, z1) in zip(side, side[1:], strict=False):
-            if z0 <= z <= z1:
-                return r0 + (r1 - r0) * (z - z0) / (z1 - z0)
-        return side[-1][0]
-
-    low, high = height * draw.uniform(0.15, 0.3), height * draw.uniform(0.72, 0.88)
-    out, bar = draw.uniform(0.22, 0.36), draw.uniform(0.04, 0.065)
-    a, b = surface(low) - 0.02, surface(high) - 0.02
+    steep = style in ("straight", "taper")  # elsewhere the lower wall lies too flat for a handle's end
+    low = height * (draw.uniform(0.15, 0.3) if steep else draw.uniform(0.32, 0.4))
+    high = height * draw.uniform(0.74, 0.88)
+    out, bar = draw.uniform(0.22, 0.36), draw.uniform(0.04, 0.06)
+    a, b = (max(radius_at(side, z - bar), radius_at(side, z + bar)) - 0.9 * thick for z in (low, high))
     reach = max(a, b) + out
     form = draw.choice("ear", "ring", "square")
     if form == "ear":
         path = curve([(b, 0, high), (reach, 0, high * 0.98), (reach * 0.98, 0, (low + high) / 2), (a, 0, low)], 4)
     elif form == "ring":
-        middle = (low + high) / 2
-        path = [(r, 0.0, z) for r, z in arc((min(a, b), middle), (out * 1.1, (high - low) / 2), 90, -90, 10)]
+        bow = arc((0, (low + high) / 2), (out * 1.1, (high - low) / 2), 90, -90, 10)
+        path = [(r + b + (a - b) * i / 10, 0.0, z) for i, (r, z) in enumerate(bow)]
     else:
         path = [(b, 0, high), (reach, 0, high), (reach, 0, low), (a, 0, low)]
-    turn = draw.uniform(-50, 50)
+    turn = draw.uniform(-25, 25)
     yield "handle", tube(path, bar, aspect=draw.uniform(0.9, 1.6)).turn("z", turn)
     if draw.chance(0.3):
         wide = radius * draw.uniform(1.7, 2.0)
         rim = [(0.6 * wide, -0.06), (wide, 0.06), (wide, 0.1), (0.6 * wide, 0.0), (0.0, 0.0)]
-        yield "saucer", revolve(rim, 24).move(z=-0.0)
+        yield "saucer", revolve(rim, 24)
 
 
 def bottle(draw: Draw) -> Pieces:
@@ -173,16 +172,17 @@ def teapot(draw: Draw) -> Pieces:
     mouth = radius * draw.uniform(0.4, 0.62)
     style = draw.choice("round", "round", "pear", "cone", "drum")
     middle = {"round": 0.5, "pear": 0.33, "cone": 0.12, "drum": 0.5}[style]
+    side: Profile
     if style == "drum":
         side = [(radius * 0.85, 0.0), (radius * 0.92, height * 0.12), (radius * 0.92, height * 0.8), (mouth, height)]
     elif style == "cone":
         side = [(radius, 0.0), (radius * 1.02, height * 0.12), (mouth, height)]
     else:
         side = curve([(radius * 0.6, 0), (radius, height * middle), (mouth, height)], 6)
-    yield "body", revolve([*side], 22)
+    yield "body", revolve(side, 22)
     dome = height + draw.uniform(0.06, 0.2)
-    yield "lid", revolve([(mouth * 0.97, height - 0.01), *arc((0, height), (mouth * 0.97, dome - height), 20, 70, 2),
-                          (0.0, dome)], 18)
+    cover = arc((0, height), (mouth * 0.97, dome - height), 20, 70, 2)
+    yield "lid", revolve([(mouth * 0.97, height - 0.01), *cover, (0.0, dome)], 18)
     knob = draw.uniform(0.05, 0.08)
     yield "lid", ball(knob, knob, knob * draw.uniform(0.7, 1.4), 10, 6).move(z=dome + knob * 0.6)
 
@@ -190,8 +190,15 @@ def teapot(draw: Draw) -> Pieces:
     reach = radius + draw.uniform(0.25, 0.4)
     thick, thin = draw.uniform(0.1, 0.14), draw.uniform(0.04, 0.06)
     if draw.chance(0.65):
-        path = curve([(-radius * 0.8, 0, start), (-reach * 0.86, 0, start + 0.1), (-reach * 0.95, 0, tip - 0.15),
-                      (-reach - 0.08, 0, tip)], 3)
+        path = curve(
+            [
+                (-radius * 0.8, 0, start),
+                (-reach * 0.86, 0, start + 0.1),
+                (-reach * 0.95, 0, tip - 0.15),
+                (-reach - 0.08, 0, tip),
+            ],
+            3,
+        )
     else:
         path = [(-radius * 0.75, 0.0, start), (-reach - 0.05, 0.0, tip)]
     last = len(path) - 1
