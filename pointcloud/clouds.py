@@ -1,0 +1,150 @@
+"""A set of labelled point clouds in memory, and the .npz layout it is stored in.
+
+Layout: points (D, P, 3) int16, times scale = coordinates in the unit sphere around the cloud's centroid; label (D,) index
+into class_names; name (D,). With parts also part_label (D, P) global part ids, part_names, class_part_start and
+class_part_count (a class owns ids start .. start + count - 1).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_attn.runtime.files import atomic_write
+
+SCALE = 1 / 4096
+
+
+@dataclass(frozen=True)
+class CloudSet:
+    """points (D, P, 3) int16 in units of `unit`; label (D,) int64; part_label (D, P) uint8 or None."""
+
+    points: Tensor
+    label: Tensor
+    class_names: list[str]
+    unit: float = SCALE
+    part_label: Tensor | None = None
+    part_names: list[str] = field(default_factory=list)
+    part_start: list[int] = field(default_factory=list)
+    part_count: list[int] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where it comes from: name, split, files."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def select(self, items: Tensor) -> CloudSet:
+        """The set of these items (indices), in their order."""
+        parts = None if self.part_label is None else self.part_label[items]
+        return replace(self, points=self.points[items], label=self.label[items], part_label=parts)
+
+    def to(self, device: torch.device | str) -> CloudSet:
+        parts = None if self.part_label is None else self.part_label.to(device)
+        return replace(self, points=self.points.to(device), label=self.label.to(device), part_label=parts)
+
+
+def read_clouds_file(path: Path, *, source: Mapping[str, Any] | None = None) -> CloudSet:
+    """Reads and checks one .npz of the layout above; no pickle is loaded.
+
+    Raises:
+        ValueError: not such a file; the message names the file and what is wrong with it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise ValueError(f"{path}: not a readable .npz of plain arrays ({_first_line(error)})") from error
+    problem = _find_problem(arrays) or _find_part_problem(arrays)
+    if problem:
+        raise ValueError(f"{path}: {problem}")
+    parts: dict[str, Any] = {}
+    if "part_label" in arrays:
+        parts = {
+            "part_label": torch.from_numpy(arrays["part_label"].astype(np.uint8)),
+            "part_names": [str(name) for name in arrays["part_names"]],
+            "part_start": arrays["class_part_start"].astype(int).tolist(),
+            "part_count": arrays["class_part_count"].astype(int).tolist(),
+        }
+    return CloudSet(
+        points=torch.from_numpy(np.ascontiguousarray(arrays["points"])),
+        label=torch.from_numpy(arrays["label"].astype(np.int64)),
+        class_names=[str(name) for name in arrays["class_names"]],
+        unit=float(arrays["scale"]),
+        source={"name": path.stem, "split": "all", **(source or {}), "files": [str(path)]},
+        **parts,
+    )
+
+
+def write_clouds_file(path: Path, clouds: CloudSet, names: list[str]) -> None:
+    """Writes a set without parts in the layout above."""
+    with atomic_write(path) as file:
+        np.savez_compressed(
+            file,
+            points=clouds.points.numpy(),
+            label=clouds.label.numpy().astype(np.uint8),
+            name=np.array(names),
+            class_names=np.array(clouds.class_names),
+            scale=np.float32(clouds.unit),
+        )
+
+
+def quantise(points: np.ndarray) -> np.ndarray:
+    """(..., P, 3) coordinates in the unit sphere -> int16 in units of 1/4096."""
+    return np.round(points / SCALE).clip(-(2**15), 2**15 - 1).astype(np.int16)
+
+
+def normalise(points: np.ndarray) -> np.ndarray:
+    """(P, 3) moved to its centroid and scaled into the unit sphere; a cloud of one distinct point stays at 0."""
+    points = points - points.mean(0)
+    radius = np.linalg.norm(points, axis=1).max()
+    return points / radius if radius > 0 else points
+
+
+def _find_problem(arrays: Mapping[str, np.ndarray]) -> str | None:
+    missing = [name for name in ("points", "label", "class_names", "scale") if name not in arrays]
+    if missing:
+        return f"lacks {', '.join(missing)}; expected points, label, class_names, scale (and name)"
+    points, label, names, scale = (arrays[name] for name in ("points", "label", "class_names", "scale"))
+    if points.dtype != np.int16 or points.ndim != 3 or points.shape[2] != 3 or 0 in points.shape:  # noqa: PLR2004
+        return f"points is {points.dtype} {points.shape}, expected int16 (shapes, points, 3)"
+    if label.shape != points.shape[:1] or label.dtype.kind not in "iu":
+        return f"label is {label.dtype} {label.shape}, expected one integer for each of {len(points)} shapes"
+    if names.ndim != 1 or names.dtype.kind != "U" or len(names) == 0:
+        return f"class_names is {names.dtype} {names.shape}, expected a list of names"
+    if label.min() < 0 or label.max() >= len(names):
+        return f"label runs from {label.min()} to {label.max()}, expected 0 to {len(names) - 1} for {len(names)} class_names"
+    if scale.size != 1 or scale.dtype.kind not in "fiu" or not (np.isfinite(scale).all() and float(scale.flat[0]) > 0):
+        return f"scale is {scale}, expected one positive number"
+    return None
+
+
+def _find_part_problem(arrays: Mapping[str, np.ndarray]) -> str | None:
+    if "part_label" not in arrays:
+        return None
+    missing = [name for name in ("part_names", "class_part_start", "class_part_count") if name not in arrays]
+    if missing:
+        return f"has part_label but lacks {', '.join(missing)}"
+    parts, start, count = arrays["part_label"], arrays["class_part_start"], arrays["class_part_count"]
+    if parts.shape != arrays["points"].shape[:2] or parts.dtype.kind not in "iu":
+        return f"part_label is {parts.dtype} {parts.shape}, expected an integer for each point"
+    classes = arrays["class_names"].shape
+    if start.shape != classes or count.shape != classes or start.dtype.kind not in "iu" or count.dtype.kind not in "iu":
+        return "class_part_start and class_part_count: expected one integer for each class"
+    first = start.astype(int)[arrays["label"]][:, None]
+    last = first + count.astype(int)[arrays["label"]][:, None] - 1
+    if (parts < first).any() or (parts > last).any() or last.max() >= len(arrays["part_names"]):
+        return "part_label holds ids outside the range that class_part_start and class_part_count give the shape's class"
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,150 @@
+"""Pictures of clouds and confusions: PNG by matplotlib, self-contained HTML pages by plotly. z is up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from shared_attn.runtime.files import atomic_write
+
+# Twenty colours that are told apart side by side (Tableau's), darker ones first; longer lists repeat them.
+COLOURS = (
+    "#1f77b4", "#d62728", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f",
+    "#aec7e8", "#ff9896", "#98df8a", "#ffbb78", "#c5b0d5", "#c49c94", "#f7b6d2", "#9edae5", "#dbdb8d", "#c7c7c7",
+)  # fmt: skip
+
+
+def save_confusion_matrix(confusion: Tensor, class_names: Sequence[str], path: Path) -> None:
+    """A confusion matrix (K, K) of counts as PNG: shares of each true class in colour, counts as numbers."""
+    figure, axes = _new_figure(max(5.0, 1.8 + 0.3 * len(class_names)), max(4.2, 1.4 + 0.3 * len(class_names)))
+    counts = confusion.cpu().numpy()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(class_names))
+    axes.set_xticks(ticks, class_names, rotation=90, fontsize=8)
+    axes.set_yticks(ticks, class_names, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    accuracy = counts.trace() / max(counts.sum(), 1)
+    axes.set_title(f"{accuracy:.1%} of {counts.sum():,} clouds right")
+    for row, column in zip(*counts.nonzero(), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=6, color=colour)
+    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02, label="share of the true class")
+    _save(figure, path)
+
+
+def save_clouds_png(
+    clouds: Sequence[Any],
+    labels: Sequence[Any],
+    names: Sequence[str],
+    path: Path,
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int = 4,
+) -> None:
+    """A gallery of segmented clouds as PNG, each with a legend of the parts that occur in it.
+
+    Args:
+        clouds: arrays or tensors (N, 3), z up.
+        labels: of each cloud, (N,) indices into names.
+        names: of the parts; "class/part" is shown as "part".
+        titles: one above each cloud.
+        columns: clouds side by side.
+    """
+    colours = [_hexadecimal(colour) for colour in part_colours(names)]
+    columns = min(columns, len(clouds))
+    rows = math.ceil(len(clouds) / columns)
+    figure, _ = _new_figure(3.2 * columns, 3.5 * rows, axes=False)
+    for place, (cloud, label) in enumerate(zip(clouds, labels, strict=True)):
+        points, part = np.asarray(cloud, dtype=float), np.asarray(label).astype(int)
+        axes = figure.add_subplot(rows, columns, place + 1, projection="3d")
+        for number in np.unique(part):
+            x, y, z = points[part == number].T
+            axes.scatter(x, y, z, s=3, color=colours[number], label=_short(names[number]), depthshade=True, linewidths=0)
+        _frame(axes, points)
+        if titles is not None:
+            axes.set_title(titles[place], fontsize=10)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=3, fontsize=7, markerscale=3, frameon=False)
+    _save(figure, path)
+
+
+def save_cloud_html(cloud: Any, label: Any, names: Sequence[str], path: Path, *, title: str = "") -> None:
+    """One segmented cloud (N, 3) as an interactive page that needs no network; its legend switches parts on and off."""
+    save_clouds_html([cloud], [label], names, path, titles=[title])
+
+
+def save_clouds_html(
+    clouds: Sequence[Any], labels: Sequence[Any], names: Sequence[str], path: Path, *, titles: Sequence[str]
+) -> None:
+    """Several segmented clouds, each in a scene of its own, in one interactive page that needs no network."""
+    from plotly import graph_objects
+    from plotly.subplots import make_subplots
+
+    colours = [_hexadecimal(colour) for colour in part_colours(names)]
+    columns = min(3, len(clouds))
+    rows = math.ceil(len(clouds) / columns)
+    specs = [[{"type": "scene"}] * columns] * rows
+    figure = make_subplots(rows, columns, specs=specs, subplot_titles=list(titles), vertical_spacing=0.04)
+    for place, (cloud, label) in enumerate(zip(clouds, labels, strict=True)):
+        points, part = np.asarray(cloud, dtype=float).round(4), np.asarray(label).astype(int)
+        for number in np.unique(part):
+            x, y, z = points[part == number].T
+            trace = graph_objects.Scatter3d(
+                x=x, y=y, z=z, mode="markers", name=_short(names[number]), marker={"size": 2.5, "color": colours[number]},
+                legendgroup=str(place), legendgrouptitle_text=titles[place], hoverinfo="name",
+            )  # fmt: skip
+            figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
+    hidden = {"visible": False}
+    figure.update_scenes(aspectmode="data", xaxis=hidden, yaxis=hidden, zaxis=hidden)
+    figure.update_layout(height=max(600, 420 * rows), margin={"l": 0, "r": 0, "t": 40, "b": 0}, legend={"itemsizing": "constant"})
+    with atomic_write(path, "w") as file:
+        file.write(figure.to_html(include_plotlyjs="inline", full_html=True))
+
+
+def part_colours(names: Sequence[str]) -> np.ndarray:
+    """(len(names), 3) uint8: a colour for each part, different within a class."""
+    seen: dict[str, int] = {}
+    colours = []
+    for name in names:
+        owner = name.partition("/")[0]
+        colours.append(COLOURS[seen.setdefault(owner, 0) % len(COLOURS)])
+        seen[owner] += 1
+    return np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours], dtype=np.uint8)
+
+
+def _hexadecimal(colour: np.ndarray) -> str:
+    return "#" + bytes(colour.tolist()).hex()
+
+
+def _short(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _frame(axes: Any, points: np.ndarray) -> None:
+    """Equal scale on the three axes, no axes drawn, seen a little from above."""
+    middle, reach = (points.max(0) + points.min(0)) / 2, max(float(np.ptp(points, axis=0).max()) / 2, 1e-6)
+    axes.set(**{f"{axis}lim": (middle[i] - reach, middle[i] + reach) for i, axis in enumerate("xyz")})
+    axes.set_box_aspect((1, 1, 1), zoom=1.25)
+    axes.view_init(elev=20, azim=-60)
+    axes.set_axis_off()
+
+
+def _new_figure(width: float, height: float, *, axes: bool = True) -> tuple[Any, Any]:
+    """A figure that belongs to no window and no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot() if axes else None
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=130)

@@ -1,0 +1,176 @@
+"""Configurations of a training: one frozen dataclass, and its named instances. Imports no torch, so --help is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+# Fields that may differ when a run is resumed: they do not change what it computes, or say how to start.
+FREE_FIELDS = ("device", "fresh")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training of a point network."""
+
+    name: str = "point network"
+    """What the results call it."""
+    task: Literal["classify", "segment"] = "classify"
+    """classify: one label a cloud; segment: one part label a point."""
+    data: str = "shapes"
+    """Where the clouds are: shapes (built in), a folder of .npz files or of CLASS/train/*.off, or one .npz file."""
+    dataset: str = "shapes"
+    """Which data set of that folder: the beginning of its files' names, e.g. modelnet40 or lpsb."""
+    out: Path = Path("runs/pointcloud")
+    """The run's folder; the same command resumes the run in it."""
+    fresh: bool = False
+    """Start over: remove the run in the folder first."""
+    epochs: int = 250
+    """Passes over the training clouds."""
+    batch_size: int = 32
+    """Clouds a step."""
+    seed: int = 0
+    """Of the weights, the order, the augmentation and dropout."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes CUDA where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: bfloat16 matrix products over float32 weights, statistics and losses."""
+    validation: float = 0.0
+    """Share of the TRAINING clouds set apart for evaluation while training; the test split is read once, at the end."""
+    evaluate_epochs: int = 10
+    """Epochs from one evaluation on the validation clouds to the next."""
+
+    attention: str = "external"
+    """Attention by its name in shared_attn: external makes the network EAT, offset makes it PCT."""
+    form: Literal["offset", "offset_query", "plain"] = "offset"
+    """Residual layer around it: x + LBR(x - r), the same with a query map, or x + LBR(r)."""
+    memory_size: int | None = None
+    """Memory slots of external attention (its default: 64); refused by attentions that have none."""
+    num_layers: int = 4
+    """Attention layers."""
+    embed_channels: tuple[int, ...] = (64, 64)
+    """Widths of the maps of single points."""
+    neighbour_channels: tuple[int, ...] = (128, 256)
+    """Width of each neighbour embedding; empty: none (NPCT, SPCT)."""
+    num_centres: tuple[int, ...] = (512, 256)
+    """Farthest points each neighbour embedding keeps; empty: all points stay."""
+    num_neighbours: int = 32
+    """Neighbours of each centre."""
+    stem_layers: int = 2
+    """Maps between the neighbour embeddings and the attention: 2 in PCT_Pytorch, 1 in the official code."""
+    position_embedding: bool = False
+    """Add a linear map of xyz to every attention layer's input, as the official code does."""
+    fuse_channels: int = 1024
+    """Width of the fused token features."""
+    pooling: Literal["max", "max_mean"] = "max"
+    """Over the tokens; classifier only (the segmenter always has both)."""
+    head_channels: tuple[int, ...] = (512, 256)
+    """Widths of the head's hidden layers."""
+    dropout: float = 0.5
+    """In the head."""
+    categories: bool = True
+    """Segmenter only: the shape's category is an input."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd: with momentum 0.9, as PCT was trained."""
+    learning_rate: float = 1e-3
+    """Highest learning rate."""
+    final_learning_rate: float = 0.0
+    """Where the cosine ends."""
+    warmup_epochs: float = 1.0
+    """Epochs of linear growth from 0 to the highest learning rate."""
+    weight_decay: float = 0.05
+    """Of the matrices with adamw (not of norms and biases), of every weight with sgd."""
+    label_smoothing: float = 0.2
+    """What the true class gives away to all others."""
+    gradient_clip: float = 10.0
+    """Largest norm of the gradient; 0: not clipped."""
+    average_epochs: float = 1.0
+    """Half-life of the averaged weights, which are the result; 0: the last weights themselves."""
+    norm_clouds: int = 2048
+    """Training clouds from which the averaged weights' batch-norm statistics are estimated at the end; 0: averaged too."""
+
+    num_points: int = 1024
+    """Points of each cloud drawn anew every epoch; at evaluation the first this many, or all with evaluate_points."""
+    evaluate_points: int = 0
+    """Points of each cloud at evaluation and prediction; 0: num_points."""
+    point_dropout: float = 0.0
+    """Upper end of the share of points replaced by copies of one."""
+    rotation: float = 0.0
+    """Largest turn about the up axis in degrees."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the factor of each axis."""
+    shift: float = 0.0
+    """Largest shift along each axis."""
+    jitter: float = 0.0
+    """Standard deviation of the noise on each coordinate."""
+
+
+def check_config(config: Config) -> None:
+    """Refuses values that make no sense, naming the flag.
+
+    Raises:
+        ValueError: in one line.
+    """
+    least = {"epochs": 1, "batch_size": 2, "num_points": 1, "evaluate_epochs": 1, "num_layers": 1, "num_neighbours": 1}
+    least |= {"evaluate_points": 0, "norm_clouds": 0, "stem_layers": 0, "fuse_channels": 1, "seed": 0}
+    for name, low in least.items():
+        if getattr(config, name) < low:
+            raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected at least {low}")
+    for name in ("learning_rate", "final_learning_rate", "warmup_epochs", "weight_decay", "gradient_clip", "average_epochs"):
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a number from 0")
+    for name in ("validation", "dropout", "label_smoothing", "point_dropout"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a share from 0 to below 1")
+    for name in ("shift", "jitter", "rotation"):
+        if not 0 <= getattr(config, name) <= 180:
+            raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a number from 0 to 180")
+    if not 0 < config.scale[0] <= config.scale[1]:
+        raise ValueError(f"--scale {config.scale[0]} {config.scale[1]}: expected 0 < lowest <= highest")
+    if config.task == "segment" and len(config.head_channels) != 2:
+        raise ValueError(f"--head-channels {' '.join(map(str, config.head_channels))}: the segmenter's head has two widths")
+    if config.task == "segment" and config.pooling != "max":
+        raise ValueError(f"--pooling {config.pooling}: the segmenter always has both; the flag is the classifier's")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+_PAPER_AUGMENTATION = {"scale": (2 / 3, 3 / 2), "shift": 0.2}
+_SEGMENTER = {
+    "task": "segment",
+    "embed_channels": (128, 128),
+    "neighbour_channels": (),
+    "num_centres": (),
+    "stem_layers": 0,
+    "label_smoothing": 0.0,
+}
+
+_SMALL_EAT: dict[str, Any] = {
+    "embed_channels": (32, 64),
+    "neighbour_channels": (64, 128),
+    "num_centres": (256, 128),
+    "num_neighbours": 16,
+    "fuse_channels": 512,
+    "head_channels": (256, 128),
+    "stem_layers": 1,
+}
+
+PRESETS: dict[str, Config] = {
+    "eat-small": Config(
+        name="eat-small",
+        dataset="modelnet40",
+        data="data",
+        out=Path("runs/eat-small"),
+        epochs=40,
+        precision="bf16",
+        num_points=1024,
+        learning_rate=2e-3,
+        scale=(2/3,3/2),
+        shift=0.2,
+        **_SMALL_EAT,
+    ),
+}

@@ -1,0 +1,99 @@
+"""What a run leaves behind beside its checkpoints: evaluations, weights, figures, and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pointcloud.clouds import CloudSet
+from pointcloud.evaluation import evaluate_classifier, evaluate_segmenter, takes_category
+from pointcloud.models import describe_model
+from pointcloud.presets import Config
+from shared_attn.complexity import count_multiply_adds, count_parameters
+from shared_attn.runtime.progress import Progress, read_metrics
+from shared_attn.runtime.records import hash_file, write_record
+from shared_attn.runtime.weights import save_weights
+
+
+def show_progress(progress: Progress, tally: Tensor, learning_rate: float) -> None:
+    """Writes the mean loss and accuracy of the training clouds since the last line."""
+    loss, right, answers = tally.tolist()
+    progress.log(train_loss=loss / answers, train_accuracy=right / answers, learning_rate=learning_rate)
+    progress.advance(0, loss=loss / answers, accuracy=right / answers)
+
+
+def assess(
+    config: Config, network: nn.Module, train_set: CloudSet, validation_set: CloudSet | None, progress: Progress
+) -> None:
+    """Writes the averaged weights as they are now, and their metrics on the validation clouds where there are any."""
+    metrics = {}
+    if validation_set is not None:
+        values, _ = evaluate(config, network, validation_set.to(train_set.label.device))
+        metrics = {f"validation_{name}": value for name, value in values.items()}
+        progress.log(**metrics)
+        progress.message(f"{progress.shown:,} clouds: {describe(metrics)}")
+    header = describe_model(config, train_set, metrics, progress.shown)
+    save_weights(config.out / "weights.safetensors", network.state_dict(), header)
+
+
+def evaluate(config: Config, network: nn.Module, clouds: CloudSet) -> tuple[dict[str, float], Tensor | None]:
+    """Metrics of the task, and a classifier's confusion matrix."""
+    num_points = config.evaluate_points or config.num_points
+    if config.task == "classify":
+        return evaluate_classifier(network, clouds, num_points)
+    return evaluate_segmenter(network, clouds, num_points), None
+
+
+def finish(
+    config: Config, network: nn.Module, train_set: CloudSet, test_set: CloudSet, progress: Progress
+) -> dict[str, float]:
+    """Reads the test split, once: writes its metrics with the final weights, a confusion matrix, and the record."""
+    metrics, confusion = evaluate(config, network, test_set)
+    progress.log(**{f"test_{name}": value for name, value in metrics.items()})
+    progress.message(f"test split, last epoch: {describe(metrics)}")
+    header = describe_model(config, train_set, metrics, progress.shown)
+    save_weights(config.out / "weights.safetensors", network.state_dict(), header)
+    if confusion is not None:
+        from pointcloud.pictures import save_confusion_matrix
+
+        save_confusion_matrix(confusion, train_set.class_names, config.out / "confusion.png")
+    lines = read_metrics(config.out)
+    names = sorted({name for line in lines for name in line if name.startswith(("train_", "validation_"))})
+    write_record(
+        config.out / "record.json",
+        name=f"{config.name} on {test_set.source['name']}",
+        kind="pointcloud",
+        config=dataclasses.asdict(config),
+        data={
+            "name": test_set.source["name"],
+            "split": f"{len(train_set)} training clouds, metrics on {len(test_set)} of the test split, read once",
+            "files": {Path(file).name: hash_file(file) for part in (train_set, test_set) for file in part.source["files"]},
+        },
+        seeds=[config.seed],
+        metrics=metrics,
+        parameters=count_parameters(network.requires_grad_(True)),
+        multiply_adds=count_cost(config, network),
+        seconds=progress.seconds,
+        device=train_set.label.device.type,
+        curves={
+            name: [[line["shown"], line[name]] for line in lines if name in line] for name in names
+        },
+        note="averaged weights after the last epoch",
+    )
+    return metrics
+
+
+@torch.no_grad()
+def count_cost(config: Config, network: nn.Module) -> int:
+    """Multiply-adds of one cloud's forward."""
+    device = next(network.parameters()).device
+    points = torch.rand(1, config.evaluate_points or config.num_points, 3, device=device)
+    category = (torch.zeros(1, dtype=torch.long, device=device),) if takes_category(network) else ()
+    return count_multiply_adds(network.eval(), points, *category)
+
+
+def describe(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

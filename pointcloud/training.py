@@ -1,0 +1,180 @@
+"""Training a point network: one function, read from top to bottom.
+
+The clock is clouds shown. Every random number of a step follows from (seed, clouds shown) or from (seed, epoch, item), so
+a run resumed from a checkpoint repeats the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from pointcloud.augmentation import Augmentation, draw_clouds
+from pointcloud.averaging import WeightAverage, estimate_norms
+from pointcloud.clouds import CloudSet
+from pointcloud.datasets import load_split, split_validation
+from pointcloud.evaluation import takes_category
+from pointcloud.host_memory import keep_freed_memory
+from pointcloud.losses import smoothed_cross_entropy
+from pointcloud.models import create_model
+from pointcloud.presets import FREE_FIELDS, Config, check_config
+from pointcloud.reporting import assess, finish, show_progress
+from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
+from shared_attn.runtime.interrupt import Interrupt
+from shared_attn.runtime.launch import create_fabric
+from shared_attn.runtime.progress import Progress
+from shared_attn.runtime.run_folder import open_run
+from shared_attn.runtime.seeding import create_generator, seed_step
+
+
+def train(config: Config) -> dict[str, float]:
+    """Trains a classifier or a part segmenter as `config` says, or goes on with the run that lies in `config.out`.
+
+    The result is the averaged weights after the last epoch; the test split is read once, for them. Writes checkpoints,
+    `metrics.jsonl`, TensorBoard events, `weights.safetensors`, figures and `record.json` into `config.out`.
+
+    Returns:
+        The metrics on the test split.
+
+    Raises:
+        ValueError, OSError: in one line, for a user's mistake, and when the loss is no longer a finite number.
+        KeyboardInterrupt: after saving, when the run is interrupted.
+    """
+    check_config(config)
+    keep_freed_memory()
+    fabric = create_fabric(config.device, config.precision)
+    device, B = fabric.device, config.batch_size
+    everything, test_set = load_split(config.data, config.dataset, "train"), load_split(config.data, config.dataset, "test")
+    train_set, validation_set = split_validation(everything, config.validation, config.seed)
+    seed_step(config.seed, "initialisation")
+    network = create_model(config, train_set).to(device)
+    check_data(config, train_set, test_set)
+    open_run(config.out, config, fresh=config.fresh, free=FREE_FIELDS)
+
+    train_set = train_set.to(device)
+    D = len(train_set)
+    steps = math.ceil(config.epochs * D / B)
+    average = WeightAverage(network, half_life=config.average_epochs * D)
+    model, optimizer = fabric.setup(network, create_optimizer(config, network))
+    options = Augmentation(
+        config.num_points, config.point_dropout, config.rotation, config.scale, config.shift, config.jitter
+    )
+
+    def draw(shown: int) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The network's inputs and the targets of the step that begins after `shown` clouds."""
+        items, epochs = items_at(shown, B, D, config.seed)
+        items, epochs = items.to(device), epochs.to(device)
+        points, index = draw_clouds(
+            train_set.points, items, epochs, unit=train_set.unit, seed=config.seed, options=options
+        )
+        label = train_set.label[items]
+        inputs = (points, label) if takes_category(network) else (points,)
+        if config.task == "classify":
+            return inputs, label
+        assert train_set.part_label is not None
+        return inputs, train_set.part_label[items].gather(1, index)
+
+    shown = 0
+    tally = torch.zeros(3, dtype=torch.float64, device=device)  # losses, right answers, answers since the last line
+    if (state := load_checkpoint(config.out)) is not None:
+        shown, tally = state["shown"], state["tally"].to(device)
+        network.load_state_dict(state["network"])
+        average.model.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    with Interrupt() as interrupt, Progress(config.out, total=steps * B, done=shown, unit="cloud") as progress:
+        while shown < steps * B:
+            seed_step(config.seed, "step", shown)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(shown / D, config)
+            inputs, target = draw(shown)
+            model.train()
+            logits = model(*inputs)
+            loss = smoothed_cross_entropy(logits, target, config.label_smoothing)
+            if not loss.isfinite():
+                raise ValueError(
+                    f"training diverged: the loss is not a finite number at step {shown // B + 1} ({shown:,} clouds); "
+                    "lower --learning-rate; the last good checkpoint stands"
+                )
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            if config.gradient_clip:
+                nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+            optimizer.step()
+            before, shown = shown, shown + B
+            average.update(network, shown, B)
+
+            right = logits.argmax(-1) == target
+            tally += torch.stack([loss.detach().double() * right.numel(), right.sum(), torch.tensor(right.numel())])
+            progress.advance(B)
+            epoch_ended = before // D != shown // D
+            evaluates = epoch_ended and (shown // D) % config.evaluate_epochs == 0 and shown < steps * B
+            if epoch_ended:
+                show_progress(progress, tally, learning_rate(shown / D, config))
+                tally.zero_()
+            if evaluates:
+                assess(config, average.model, train_set, validation_set, progress)
+            if epoch_ended or interrupt.requested:
+                save_checkpoint(
+                    config.out,
+                    {
+                        "network": network.state_dict(),
+                        "average": average.model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "shown": shown,
+                        "tally": tally.cpu(),
+                    },
+                )
+            if interrupt.requested and shown < steps * B:
+                interrupt.stop(f"{shown:,} of {steps * B:,} clouds")
+
+        if config.norm_clouds:
+            seed_step(config.seed, "norms")
+            batches = math.ceil(config.norm_clouds / B)
+            estimate_norms(average.model, (draw(shown + B * batch)[0] for batch in range(batches)))
+        return finish(config, average.model, train_set, test_set.to(device), progress)
+
+
+def create_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with decay of the matrices alone, or SGD with momentum and decay of every weight, as PCT has it."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            network.parameters(), config.learning_rate, momentum=0.9, weight_decay=config.weight_decay
+        )
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, config.learning_rate)
+
+
+def learning_rate(epoch: float, config: Config) -> float:
+    """Linear from 0 over the first epochs, then a half cosine to the final rate."""
+    if epoch < config.warmup_epochs:
+        return config.learning_rate * max(epoch / config.warmup_epochs, 1e-3)
+    part = min((epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9), 1.0)
+    low, high = config.final_learning_rate, config.learning_rate
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def items_at(shown: int, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Items (count,) and epochs (count,) of the step after `shown` clouds: random orders of all items, end to end."""
+    position = torch.arange(shown, shown + count)
+    epochs, places = position // size, position % size
+    items = [_order(size, int(epoch), seed)[places[epochs == epoch]] for epoch in epochs.unique()]
+    return torch.cat(items), epochs
+
+
+@lru_cache(maxsize=4)
+def _order(size: int, epoch: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=create_generator(seed, "order", epoch))
+
+
+def check_data(config: Config, train_set: CloudSet, test_set: CloudSet) -> None:
+    """Refuses data that do not fit the task or each other."""
+    if test_set.class_names != train_set.class_names or test_set.part_names != train_set.part_names:
+        raise ValueError(f"--data {config.data}: training and test split have different class or part names")
+    if config.task == "segment" and train_set.part_label is None:
+        raise ValueError(f"--data {config.data}: has no part labels, which --task segment needs")
