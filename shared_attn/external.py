@@ -132,8 +132,9 @@ class ExternalAttentionBlock(Attention):
         shift = self.norm.bias - scale * mean
         values = scale.unsqueeze(1) * values
         y = external_attention(x, keys, values, key_bias, shift, mask=mask, eps=self.attention.eps)
-        # y is nobody else's, and at large N a fresh tensor costs more than the sum.
-        return y.add_(x).relu_() if y.dtype == x.dtype else F.relu(x + y)
+        # y is nobody else's, and at large N a fresh tensor costs more than the sum. The result is laid out as x is.
+        same = y.dtype == x.dtype and y.stride() == x.stride()
+        return y.add_(x).relu_() if same else F.relu(x + y, inplace=True)
 
 
 class MultiHeadExternalAttention(Attention):

@@ -43,7 +43,7 @@ class GatedAttention(_Gated):
 class FeatureMapAttention(_Gated):
     """x + gate * attention(x) on (B, C, H, W), (B, C, H, W) out. The gate starts at 0 (SAGAN, eq. 3).
 
-    A map in channels_last memory is viewed as tokens without a copy and comes back in channels_last.
+    The map comes back in its own memory format. Channels_last is the fast one: its tokens need no copy anywhere.
 
     Args:
         name: the variant, one of `shared_attn.list_attentions()`.
@@ -66,11 +66,11 @@ class FeatureMapAttention(_Gated):
 
 
 def feature_map_to_tokens(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H W, C), row by row. A view of channels_last memory, one copy otherwise."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
+    """(B, C, H, W) -> (B, H W, C), row by row. A view of contiguous maps; contiguous itself if x is channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def tokens_to_feature_map(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, H W, C) -> (B, C, H, W), a view in channels_last memory."""
+    """(B, H W, C) -> (B, C, H, W), a view: channels_last where the tokens are contiguous."""
     B, _, C = x.shape
     return x.view(B, *grid, C).permute(0, 3, 1, 2)

@@ -40,6 +40,7 @@ class SaganAttention(Attention):
 
     def attend(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None, /) -> Tensor:
         assert grid is not None, "needs_grid"
+        x = x.contiguous()  # of a channels-first map each of the three linear maps would make its own copy
         key, value = self.phi(x), self.g(x)
         if mask is not None:
             padding = ~mask.unsqueeze(-1)

@@ -41,6 +41,13 @@ def test_a_map_is_its_pixels_row_by_row(name: str, memory_format: torch.memory_f
             torch.testing.assert_close(y[:, :, i, j], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_map_keeps_its_memory_format(memory_format: torch.memory_format) -> None:
+    x = torch.randn(2, 16, 4, 6).to(memory_format=memory_format)
+    for name in list_attentions():
+        assert FeatureMapAttention(name, 16)(x).is_contiguous(memory_format=memory_format), name
+
+
 def test_channels_last_maps_are_tokens_without_a_copy() -> None:
     x = torch.randn(2, 16, 4, 6).to(memory_format=torch.channels_last)
     tokens = feature_map_to_tokens(x)
@@ -49,7 +56,6 @@ def test_channels_last_maps_are_tokens_without_a_copy() -> None:
     back = tokens_to_feature_map(tokens, (4, 6))
     assert back.data_ptr() == x.data_ptr()
     assert torch.equal(back, x)
-    assert FeatureMapAttention("external", 16)(x).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_blocks_have_the_published_parameters() -> None:
