@@ -96,3 +96,14 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_mistaken_options_are_told() -> None:
     with pytest.raises(ValueError, match="external.*'heads'.*memory_size"):
         FeatureMapAttention("external", 16, heads=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_keeps_the_residual_in_the_maps_dtype_or_wider(dtype: torch.dtype) -> None:
+    block = FeatureMapAttention("external", 16, form="projected")
+    torch.nn.init.constant_(block.gate, 0.7)
+    x = torch.randn(2, 16, 4, 6, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y, block(x.float()), rtol=0, atol=0.03)
