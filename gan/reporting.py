@@ -104,6 +104,6 @@ def write_run_record(
         multiply_adds=multiply_adds,
         seconds=progress.seconds,
         device=device.type,
-        curves={name: [line.get(name) for line in evaluations] for name in ("shown", "seconds", *names)},
+        curves={name: [[line["shown"], line[name]] for line in evaluations if name in line] for name in names},
         note=f"last averaged weights; sample grid {grid_path(config, progress.shown).relative_to(config.out)}",
     )

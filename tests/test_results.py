@@ -22,7 +22,7 @@ def _record(**changes: Any) -> dict[str, Any]:
         "metrics": {"fd_lite0_2k_train": 12.3456}, "parameters": {"generator": 1_500_000}, "multiply_adds": 2_000,
         "seconds": 1200.0, "machine": {"device": "cpu", "cpu": "X", "cores": 2, "threads": 2},
         "versions": {"torch": "2"}, "date": "2026-01-01", "note": "",
-        "curves": {"shown": [1, 2], "fd": [3.0, 2.0]}, **changes,
+        "curves": {"fd": [[1, 3.0], [2, 2.0]]}, **changes,
     }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_figure_knows_its_records(tmp_path: Path) -> None:
     records = results.load_records(tmp_path / "r")
     results.draw_curves(records, tmp_path / "f.png")
     assert results.figure_is_current(records, tmp_path / "f.png")
-    records[0]["curves"]["fd"][0] = 4.0
+    records[0]["curves"]["fd"][0][1] = 4.0
     assert not results.figure_is_current(records, tmp_path / "f.png")
 
 

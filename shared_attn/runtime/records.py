@@ -53,7 +53,7 @@ def write_record(
         multiply_adds: Counted multiply-adds of a forward of one item, of the whole or by network.
         seconds: Wall time of the run.
         device: "cpu" or "cuda", as the run used it.
-        curves: Lists over the run, for figures.
+        curves: For figures: a name to its points over the run, [items shown, value] each.
         note: What a reader must know.
     """
     record = {

@@ -81,7 +81,7 @@ def detail_tables(records: Sequence[Record]) -> str:
 def draw_curves(records: Sequence[Record], path: Path) -> None:
     """A figure with one panel a curve's name: the runs' values over items shown; marked with :func:`fingerprint`.
 
-    A record's ``curves`` maps "shown" and each curve's name to lists of one length.
+    A record's ``curves`` maps each curve's name to its points, [items shown, value] each.
     """
     import matplotlib
 
@@ -89,12 +89,13 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
     from matplotlib import pyplot
 
     curves = [(record["id"], record.get("curves") or {}) for record in records]
-    names = sorted({name for _, curve in curves for name in curve if name not in ("shown", "seconds")})
+    names = sorted({name for _, curve in curves for name in curve})
     figure, axes = pyplot.subplots(1, max(len(names), 1), figsize=(5 * max(len(names), 1), 3.6), squeeze=False)
     for axis, name in zip(axes[0], names, strict=False):
         for label, curve in curves:
-            if name in curve:
-                axis.plot(curve["shown"], curve[name], marker="o", markersize=3, label=label)
+            if curve.get(name):
+                shown, values = zip(*curve[name], strict=True)
+                axis.plot(shown, values, marker="o", markersize=3, label=label)
         axis.set_xlabel("items shown")
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
