@@ -7,6 +7,8 @@ of test odd, so no shape is in both. Cloud i and picture i of a class show the s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +65,17 @@ def _check(split: str, seed: int, **counts: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The work is many small steps: handing them out to several threads takes longer than doing them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _items(per_class: int) -> list[tuple[str, int]]:
     return [(name, index) for index in range(per_class) for name in CLASS_NAMES]
 
@@ -75,6 +88,7 @@ def load_clouds(split: Split, *, per_class: int = 100, num_points: int = 2048, s
     """Labelled clouds of per_class shapes of each class. ValueError for a split or a number that makes no sense."""
     _check(split, seed, per_class=per_class, num_points=num_points)
 
+    @_one_thread()
     def make() -> dict[str, Tensor]:
         N = per_class * len(CLASS_NAMES)
         points = torch.empty(N, num_points, 3, dtype=torch.int16)
@@ -99,6 +113,7 @@ def load_images(split: Split, *, per_class: int = 500, size: int = 32, seed: int
     """Pictures of per_class shapes of each class. ValueError for a split or a number that makes no sense."""
     _check(split, seed, per_class=per_class, size=size)
 
+    @_one_thread()
     def make() -> dict[str, Tensor]:
         images = torch.empty(per_class * len(CLASS_NAMES), 3, size, size, dtype=torch.uint8)
         items = _items(per_class)
