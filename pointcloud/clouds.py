@@ -142,7 +142,9 @@ def _find_part_problem(arrays: Mapping[str, np.ndarray]) -> str | None:
     first = start.astype(int)[arrays["label"]][:, None]
     last = first + count.astype(int)[arrays["label"]][:, None] - 1
     if (parts < first).any() or (parts > last).any() or last.max() >= len(arrays["part_names"]):
-        return "part_label holds ids outside the range that class_part_start and class_part_count give the shape's class"
+        return (
+            "part_label holds ids outside the range that class_part_start and class_part_count give the shape's class"
+        )
     return None
 
 

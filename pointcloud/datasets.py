@@ -77,7 +77,7 @@ def _load_folder(folder: Path, dataset: str, split: Split) -> CloudSet:
         names = ", ".join(dataset_name(path) for path in found)
         raise ValueError(f"--data {folder}: holds several data sets; say which with --dataset (there are: {names})")
     if any(folder.glob(f"*/{split}/*.off")):
-        from pointcloud.meshes import load_off_folder
+        from pointcloud.modelnet import load_off_folder
 
         return load_off_folder(folder, split)
     raise ValueError(
@@ -95,7 +95,9 @@ def _load_file(path: Path, split: Split) -> CloudSet:
         if not sibling.is_file():
             raise FileNotFoundError(f"--data {path}: the {split} split, {sibling.name}, is not beside it")
         return read_clouds_file(sibling, source={"name": dataset_name(path), "split": split})
-    clouds = read_clouds_file(path, source={"name": dataset_name(path), "split": f"{split} part of a fixed 80 : 20 cut"})
+    clouds = read_clouds_file(
+        path, source={"name": dataset_name(path), "split": f"{split} part of a fixed 80 : 20 cut"}
+    )
     train, test = split_validation(clouds, 0.2, seed=0)
     if test is None:
         raise ValueError(f"--data {path}: too few shapes a class to set a fifth of them apart as test")

@@ -98,7 +98,9 @@ class PointEncoder(nn.Module):
         if not self.neighbours:
             return points, x
         counts = self.num_centres or (N,) * len(self.neighbours)
-        order = farthest_points(points, counts[0]) if self.num_centres else torch.arange(N, device=x.device).expand(B, N)
+        order = (
+            farthest_points(points, counts[0]) if self.num_centres else torch.arange(N, device=x.device).expand(B, N)
+        )
         for embedding, count in zip(self.neighbours, counts, strict=True):
             centres = order[:, :count]
             xyz = group(points, centres)  # (B, M, 3)

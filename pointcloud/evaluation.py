@@ -6,12 +6,14 @@ B batch, N points, K classes or parts.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pointcloud.augmentation import read_clouds
 from pointcloud.clouds import CloudSet
+from pointcloud.datasets import Split, load_split
 from pointcloud.draws import uniform
 from pointcloud.metrics import (
     category_mask,
@@ -20,7 +22,9 @@ from pointcloud.metrics import (
     overall_accuracy,
     segmentation_metrics,
 )
+from pointcloud.models import CLASSIFIER, load_model
 from pointcloud.segmenter import PartSegmenter
+from shared_attn.runtime.launch import create_fabric
 
 
 @torch.no_grad()
@@ -57,7 +61,10 @@ def evaluate_classifier(
 ) -> tuple[dict[str, float], Tensor]:
     """Overall and mean class accuracy, with their protocol in the name, and the confusion matrix (K, K)."""
     predicted = torch.cat(
-        [logits.argmax(-1) for _, logits in predict_logits(network, clouds, num_points, batch_size=batch_size, votes=votes)]
+        [
+            logits.argmax(-1)
+            for _, logits in predict_logits(network, clouds, num_points, batch_size=batch_size, votes=votes)
+        ]
     )
     confusion = confusion_matrix(predicted, clouds.label, len(clouds.class_names))
     suffix = f"_vote{votes}" if votes > 1 else ""
@@ -82,3 +89,53 @@ def evaluate_segmenter(
         torch.cat(among_all), torch.cat(masked), truth, clouds.label, clouds.part_start, clouds.part_count
     )
     return {name + (f"_vote{votes}" if votes > 1 else ""): value for name, value in metrics.items()}
+
+
+def evaluate_file(
+    weights: str,
+    data: str,
+    *,
+    dataset: str = "",
+    split: Split = "test",
+    votes: int = 1,
+    num_points: int = 0,
+    batch_size: int = 32,
+    device: str = "auto",
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Metrics of weights on a split, with what they were measured on, and a classifier's confusion matrix.
+
+    Args:
+        weights: see `pointcloud.models.load_model`; data, dataset: see `pointcloud.datasets.load_split`.
+        votes: see `predict_logits`; num_points: 0 for as many as in training.
+
+    Raises:
+        ValueError, FileNotFoundError: weights or data that are not there or do not fit each other, or a wrong number.
+    """
+    for flag, value, least in (("votes", votes, 1), ("num-points", num_points, 0), ("batch-size", batch_size, 1)):
+        if value < least:
+            raise ValueError(f"--{flag} {value}: expected at least {least}")
+    model = load_model(weights)
+    clouds = load_split(data, dataset or model.header["data"]["name"], split)
+    if clouds.class_names != model.class_names:
+        raise ValueError(f"--data {data}: its {len(clouds.class_names)} classes are not those {weights} was trained on")
+    place = create_fabric(device, "fp32").device
+    network, clouds, points = model.network.to(place), clouds.to(place), num_points or model.num_points
+    confusion = None
+    if model.header["kind"] == CLASSIFIER:
+        metrics, confusion = evaluate_classifier(network, clouds, points, batch_size=batch_size, votes=votes)
+    elif clouds.part_names != model.header["part_names"]:
+        raise ValueError(f"--data {data}: its {len(clouds.part_names)} parts are not those {weights} was trained on")
+    else:
+        metrics = evaluate_segmenter(network, clouds, points, batch_size=batch_size, votes=votes)
+    result = {
+        "weights": str(weights),
+        "kind": model.header["kind"],
+        "data": clouds.source["name"],
+        "split": clouds.source["split"],
+        "clouds": len(clouds),
+        "num_points": min(points, clouds.points.shape[1]),
+        "votes": votes,
+        "metrics": metrics,
+        "class_names": clouds.class_names,
+    }
+    return result, confusion

@@ -45,17 +45,26 @@ def k_nearest(points: Tensor, queries: Tensor, k: int) -> Tensor:
     Distances are sums of squared differences: |p|^2 + |q|^2 - 2 p.q loses near neighbours to cancellation in
     float32. Where k > N, the N neighbours are repeated in turn, so a maximum over them is unchanged.
     """
-    N = points.shape[1]
+    (B, N, _), M = points.shape, queries.shape[1]
     if N == 0 or k < 1:
         raise ValueError(f"k_nearest: {N} points and k = {k}, expected at least one of each")
-    distance = (queries[:, :, None, 0] - points[:, None, :, 0]).square_()  # (B, M, N)
-    for axis in (1, 2):
-        delta = queries[:, :, None, axis] - points[:, None, :, axis]
-        distance.addcmul_(delta, delta)
-    index = distance.topk(min(k, N), dim=-1, largest=False).indices
+    # On a CPU a few clouds at a time, so that the distances stay in its cache.
+    clouds = max(1, 2**18 // max(M * N, 1)) if points.device.type == "cpu" else B
+    index = torch.cat(
+        [_k_nearest(p, q, min(k, N)) for p, q in zip(points.split(clouds), queries.split(clouds), strict=True)]
+    )
     if k > N:
         index = index.repeat(1, 1, -(-k // N))[..., :k]
     return index
+
+
+def _k_nearest(points: Tensor, queries: Tensor, k: int) -> Tensor:
+    distance = (queries[:, :, None, 0] - points[:, None, :, 0]).square_()  # (B, M, N)
+    delta = torch.empty_like(distance)
+    for axis in (1, 2):
+        torch.sub(queries[:, :, None, axis], points[:, None, :, axis], out=delta)
+        distance.addcmul_(delta, delta)
+    return distance.topk(k, dim=-1, largest=False).indices
 
 
 def flat_index(index: Tensor, num_points: int) -> Tensor:

@@ -48,7 +48,12 @@ def shape_ious(predicted: Tensor, truth: Tensor, label: Tensor, start: Sequence[
 
 
 def segmentation_metrics(
-    logits_argmax: Tensor, masked_argmax: Tensor, truth: Tensor, label: Tensor, start: Sequence[int], count: Sequence[int]
+    logits_argmax: Tensor,
+    masked_argmax: Tensor,
+    truth: Tensor,
+    label: Tensor,
+    start: Sequence[int],
+    count: Sequence[int],
 ) -> dict[str, float]:
     """The metrics of part segmentation, of predictions among the category's own parts (masked) and among all.
 

@@ -64,7 +64,9 @@ def load_model(source: str | Path, kind: str | None = None) -> LoadedModel:
         network = MODELS[header["kind"]](**header["model"])
         network.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: the weights do not fit their description ({' '.join(str(error).split())})") from error
+        raise ValueError(
+            f"{path}: the weights do not fit their description ({' '.join(str(error).split())})"
+        ) from error
     return LoadedModel(network.eval().requires_grad_(False), header, path)
 
 

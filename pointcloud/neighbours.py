@@ -84,14 +84,14 @@ class NeighbourEmbedding(nn.Module):
         centre = F.linear(points.index_select(0, flat_index(centres, N)), own - difference)  # (B M, D)
         scale, shift = self.first_norm.pair_affine(near, centre, pairs)
         near, centre = (near * scale).to(near.dtype), (centre * scale + shift).to(near.dtype)
-        x = near.index_select(0, pairs.flatten()).view(B * M, K, -1).add_(centre.unsqueeze(1)).relu_()  # (B M, K, D)
-        return self._second(x).view(B, M, -1)
+        x = near.index_select(0, pairs.flatten()).view(B, M, K, -1) + centre.view(B, M, 1, -1)  # (B, M, K, D)
+        return self._second(x.relu_())
 
     def _second(self, x: Tensor) -> Tensor:
-        """Second LBR and maximum, (B M, K, D) -> (B M, D); ReLU is monotone, so it comes after the maximum."""
+        """Second LBR and maximum, (B, M, K, D) -> (B, M, D); ReLU is monotone, so it comes after the maximum."""
         if self.training:
             x = self.second(x)
-            return F.relu(max_over_neighbours(self.second_norm(x.flatten(0, 1)).view_as(x)))
+            return F.relu(max_over_neighbours(self.second_norm(x.flatten(0, 2)).view_as(x)))
         norm = self.second_norm
         assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # folds into the map, negative ones included
@@ -101,7 +101,6 @@ class NeighbourEmbedding(nn.Module):
 
 
 def max_over_neighbours(x: Tensor) -> Tensor:
-    """(P, K, D) -> (P, D). As a channels-last pooling: on a CPU ten times faster than max(dim=1) with its gradient."""
-    P, K, D = x.shape
-    image = x.view(P, K, 1, D).permute(0, 3, 1, 2)  # (P, D, K, 1), channels last
-    return F.max_pool2d(image, (K, 1)).view(P, D)
+    """(B, M, K, D) -> (B, M, D). As a channels-last pooling: on a CPU five times faster than max(dim=2) and its gradient."""
+    B, M, K, D = x.shape
+    return F.max_pool2d(x.permute(0, 3, 1, 2), (1, K)).permute(0, 2, 3, 1).reshape(B, M, D)

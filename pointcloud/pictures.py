@@ -66,7 +66,9 @@ def save_clouds_png(
         axes = figure.add_subplot(rows, columns, place + 1, projection="3d")
         for number in np.unique(part):
             x, y, z = points[part == number].T
-            axes.scatter(x, y, z, s=3, color=colours[number], label=_short(names[number]), depthshade=True, linewidths=0)
+            axes.scatter(
+                x, y, z, s=3, color=colours[number], label=_short(names[number]), depthshade=True, linewidths=0
+            )
         _frame(axes, points)
         if titles is not None:
             axes.set_title(titles[place], fontsize=10)
@@ -102,7 +104,9 @@ def save_clouds_html(
             figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
     hidden = {"visible": False}
     figure.update_scenes(aspectmode="data", xaxis=hidden, yaxis=hidden, zaxis=hidden)
-    figure.update_layout(height=max(600, 420 * rows), margin={"l": 0, "r": 0, "t": 40, "b": 0}, legend={"itemsizing": "constant"})
+    figure.update_layout(
+        height=max(600, 420 * rows), margin={"l": 0, "r": 0, "t": 40, "b": 0}, legend={"itemsizing": "constant"}
+    )
     with atomic_write(path, "w") as file:
         file.write(figure.to_html(include_plotlyjs="inline", full_html=True))
 

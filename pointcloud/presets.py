@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,7 +118,14 @@ def check_config(config: Config) -> None:
     for name, low in least.items():
         if getattr(config, name) < low:
             raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected at least {low}")
-    for name in ("learning_rate", "final_learning_rate", "warmup_epochs", "weight_decay", "gradient_clip", "average_epochs"):
+    for name in (
+        "learning_rate",
+        "final_learning_rate",
+        "warmup_epochs",
+        "weight_decay",
+        "gradient_clip",
+        "average_epochs",
+    ):
         if not 0 <= getattr(config, name) < float("inf"):
             raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a number from 0")
     for name in ("validation", "dropout", "label_smoothing", "point_dropout"):
@@ -130,7 +137,9 @@ def check_config(config: Config) -> None:
     if not 0 < config.scale[0] <= config.scale[1]:
         raise ValueError(f"--scale {config.scale[0]} {config.scale[1]}: expected 0 < lowest <= highest")
     if config.task == "segment" and len(config.head_channels) != 2:
-        raise ValueError(f"--head-channels {' '.join(map(str, config.head_channels))}: the segmenter's head has two widths")
+        raise ValueError(
+            f"--head-channels {' '.join(map(str, config.head_channels))}: the segmenter's head has two widths"
+        )
     if config.task == "segment" and config.pooling != "max":
         raise ValueError(f"--pooling {config.pooling}: the segmenter always has both; the flag is the classifier's")
 
@@ -169,7 +178,7 @@ PRESETS: dict[str, Config] = {
         precision="bf16",
         num_points=1024,
         learning_rate=2e-3,
-        scale=(2/3,3/2),
+        scale=(2 / 3, 3 / 2),
         shift=0.2,
         **_SMALL_EAT,
     ),

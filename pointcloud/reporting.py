@@ -70,7 +70,9 @@ def finish(
         data={
             "name": test_set.source["name"],
             "split": f"{len(train_set)} training clouds, metrics on {len(test_set)} of the test split, read once",
-            "files": {Path(file).name: hash_file(file) for part in (train_set, test_set) for file in part.source["files"]},
+            "files": {
+                Path(file).name: hash_file(file) for part in (train_set, test_set) for file in part.source["files"]
+            },
         },
         seeds=[config.seed],
         metrics=metrics,
@@ -78,9 +80,7 @@ def finish(
         multiply_adds=count_cost(config, network),
         seconds=progress.seconds,
         device=train_set.label.device.type,
-        curves={
-            name: [[line["shown"], line[name]] for line in lines if name in line] for name in names
-        },
+        curves={name: [[line["shown"], line[name]] for line in lines if name in line] for name in names},
         note="averaged weights after the last epoch",
     )
     return metrics

@@ -47,7 +47,10 @@ def train(config: Config) -> dict[str, float]:
     keep_freed_memory()
     fabric = create_fabric(config.device, config.precision)
     device, B = fabric.device, config.batch_size
-    everything, test_set = load_split(config.data, config.dataset, "train"), load_split(config.data, config.dataset, "test")
+    everything, test_set = (
+        load_split(config.data, config.dataset, "train"),
+        load_split(config.data, config.dataset, "test"),
+    )
     train_set, validation_set = split_validation(everything, config.validation, config.seed)
     seed_step(config.seed, "initialisation")
     network = create_model(config, train_set).to(device)

@@ -1,0 +1,166 @@
+"""Users' files: meshes and clouds of many formats become points. z is up in the networks' data.
+
+trimesh reads the meshes and samples their surfaces by area, with a seed; this file adds what it does not: OFF headers glued
+to their counts ("OFF490 518 0", as in ModelNet), text clouds, .npy, and one clear line for each thing that can be wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
+TEXT_CLOUDS = (".xyz", ".txt", ".pts", ".csv")
+Up = Literal["z", "y"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A user's shape: points (N, 3), float64, z up; faces (F, 3) into them, or None for a cloud."""
+
+    points: np.ndarray
+    faces: np.ndarray | None
+
+    def turned(self) -> Shape:
+        """The shape with its y axis made z, by a quarter turn about x."""
+        x, y, z = self.points.T
+        return Shape(np.stack([x, -z, y], axis=1), self.faces)
+
+    def sample(self, count: int, seed: int) -> np.ndarray:
+        """(count, 3) points: of a mesh drawn from its surface by area; of a cloud drawn from it, without replacement where
+        it has enough, else each of its points as evenly often as can be."""
+        if self.faces is None:
+            generator = np.random.default_rng(seed)
+            rounds = -(-count // len(self.points))
+            order = np.concatenate([generator.permutation(len(self.points)) for _ in range(rounds)])
+            return self.points[order[:count]]
+        trimesh = _import_trimesh()
+        mesh = trimesh.Trimesh(self.points, self.faces, process=False)
+        return np.asarray(trimesh.sample.sample_surface(mesh, count, seed=seed)[0])
+
+
+def read_shape(path: str | Path, up: Up = "z") -> Shape:
+    """Reads a mesh or a cloud.
+
+    Args:
+        path: .off .obj .ply .stl .glb .gltf (meshes; a .ply, .obj or .off without faces is a cloud), .xyz .txt .pts .csv
+            (x y z first in each line, further columns are left out) or .npy (points, at least 3 columns).
+        up: which of its axes is up.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+    suffix = path.suffix.lower()
+    if suffix not in (*MESHES, *TEXT_CLOUDS, ".npy"):
+        known = " ".join((*MESHES, *TEXT_CLOUDS, ".npy"))
+        raise ValueError(f"{path}: unknown file type {suffix or '(none)'}; expected one of {known}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    if suffix == ".npy":
+        shape = _checked(path, _read_npy(path), None)
+    elif suffix in TEXT_CLOUDS:
+        shape = _checked(path, _read_text(path), None)
+    else:
+        shape = parse_mesh(path, path.read_bytes())
+    return shape.turned() if up == "y" else shape
+
+
+def parse_mesh(path: Path, content: bytes) -> Shape:
+    """A mesh (or a cloud in a mesh format) from its file's bytes; `path` says the format, and is named in errors.
+
+    Raises:
+        ValueError: in one line, naming the file and what is wrong with it.
+    """
+    trimesh, suffix = _import_trimesh(), path.suffix.lower()
+    if suffix == ".off":
+        content = separate_off_header(path, content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded: Any = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False, skip_materials=True)
+            if isinstance(loaded, trimesh.Scene):
+                loaded = loaded.to_geometry()
+    except Exception as error:  # trimesh's readers raise whatever a damaged file makes them run into
+        raise ValueError(f"{path}: not a readable {suffix} file ({_first_line(error)})") from error
+    points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64).reshape(-1, 3)
+    faces = np.asarray(getattr(loaded, "faces", np.empty((0, 3))))
+    return _checked(path, points, faces if len(faces) else None)
+
+
+def _checked(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Shape:
+    if len(points) == 0:
+        raise ValueError(f"{path}: holds neither faces nor points")
+    bad = int((~np.isfinite(points)).any(axis=1).sum())
+    if bad:
+        raise ValueError(f"{path}: {bad} of {len(points)} points have a coordinate that is NaN or infinite")
+    if np.abs(points).max() > 1e30:
+        raise ValueError(f"{path}: coordinates up to {np.abs(points).max():.3g}, too large to compute with")
+    if faces is not None:
+        a, b, c = (points[faces[:, corner]] for corner in range(3))
+        if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 0:
+            raise ValueError(f"{path}: its {len(faces)} faces have no area to sample points from")
+    return Shape(points, faces)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable .npy array ({_first_line(error)})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
+        shape = getattr(array, "shape", "an archive")
+        raise ValueError(f"{path}: expected numbers of shape (points, 3 or more), got {shape}")
+    return array[:, :3].astype(np.float64)
+
+
+def _read_text(path: Path) -> np.ndarray:
+    try:
+        text = path.read_text(encoding="utf-8", errors="strict")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file") from error
+    lines = [line.split("#")[0].replace(",", " ").replace(";", " ").split() for line in text.splitlines()]
+    rows = [(number, words) for number, words in enumerate(lines, start=1) if words]
+    if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdigit():  # a first line may hold the number of points
+        rows = rows[1:]
+    if rows and not _is_number(rows[0][1][0]):  # or the columns' names
+        rows = rows[1:]
+    points = np.empty((len(rows), 3))
+    for place, (number, words) in enumerate(rows):
+        if len(words) < 3 or not all(_is_number(word) for word in words[:3]):
+            raise ValueError(f"{path}: line {number}: expected x y z, got {' '.join(words)[:40]!r}")
+        points[place] = [float(word) for word in words[:3]]
+    return points
+
+
+def separate_off_header(path: Path, content: bytes) -> bytes:
+    """Puts the counts of an OFF file on a line of their own where they are glued to the word OFF (ModelNet40)."""
+    if not content[:3].upper() == b"OFF":
+        raise ValueError(f"{path}: does not begin with OFF, so it is no OFF file")
+    return b"OFF\n" + content[3:].lstrip()
+
+
+def _import_trimesh() -> Any:
+    import trimesh
+    import trimesh.sample
+
+    return trimesh
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
