@@ -1,4 +1,4 @@
-"""What runs on a GPU computes what the CPU computes: every attention variant and every network. Skipped without a GPU."""
+"""What runs on a GPU computes what the CPU computes: every attention and every network. Skipped without a GPU."""
 
 from __future__ import annotations
 
