@@ -146,6 +146,7 @@ def test_a_saved_mesh_reads_back_in_trimesh(tmp_path: Path) -> None:
     mesh = create_mesh("teapot", 3)
     mesh.save(tmp_path / "teapot.off")
     read = trimesh.load(tmp_path / "teapot.off", process=False)
+    assert isinstance(read, trimesh.Trimesh)
     assert read.is_watertight
     assert torch.equal(torch.from_numpy(read.faces.copy()).long(), mesh.faces)
     assert torch.allclose(torch.from_numpy(read.vertices.copy()), mesh.vertices, atol=1e-6)

@@ -22,7 +22,7 @@ from shared_attn.shapes.rendering import TIE, render
 from shared_attn.shapes.sampling import sample_surface
 
 Split = Literal["train", "test"]
-VERSION = 2  # counts every change of the data made by this package, so that old cache files are left alone
+VERSION = 3  # counts every change of the data made by this package, so that old cache files are left alone
 SCALE = 4096  # coordinates are int16 in units of 1 / SCALE
 
 

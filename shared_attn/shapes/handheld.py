@@ -168,7 +168,7 @@ def hat(draw: Draw) -> Pieces:
 
 
 def _cap(draw: Draw, radius: float, oval: float) -> Pieces:
-    """Baseball cap: dome, peak to the front and a button on top, mostly a front panel."""
+    """Baseball cap: dome, peak to the front, a band around and a button on top."""
     height = radius * draw.uniform(0.8, 1.1)
     arch = arc((0, height * 0.3), (radius * 0.99, height * 0.7), 22, 68, 2)
     dome = [(radius, 0.0), (radius * 0.99, height * 0.3), *arch, (0.0, height)]
@@ -180,8 +180,9 @@ def _cap(draw: Draw, radius: float, oval: float) -> Pieces:
         near = -oval * radius * 0.9 * (1 - 0.3 * x * x) + 0.12 * x * x
         far = near + (long + 0.1) * y - 0.03
         sag = 0.02 - drop * x * x
-        rings[i] = torch.tensor([[wide * x, near, sag + 0.04], [wide * x, far, sag - 0.3 * drop + 0.03],
-                                 [wide * x, far, sag - 0.3 * drop], [wide * x, near, sag]])  # fmt: skip
+        inner, outer, tip = sag + 0.04, sag - 0.3 * drop + 0.03, sag - 0.3 * drop
+        section = [(wide * x, near, inner), (wide * x, far, outer), (wide * x, far, tip), (wide * x, near, sag)]
+        rings[i] = torch.tensor(section, dtype=torch.float64)
     yield "brim", loft(rings, sides=(0, 1, 2, 3))
     button = draw.uniform(0.03, 0.05)
     yield "band", ball(button, button, button * 0.7, 8, 4).move(z=height + 0.005)

@@ -43,22 +43,8 @@ MATERIALS = {
 }
 GLASS_HUES: tuple[Range, ...] = ((0.3, 0.42), (0.3, 0.42), (0.06, 0.11), (0.5, 0.62))
 GLASS = ((0.5, 0.88), (0.32, 0.72), 0.7)  # saturation, value, gloss
-HUES = (
-    0.0,
-    0.03,
-    0.07,
-    0.12,
-    0.15,
-    0.25,
-    0.38,
-    0.47,
-    0.53,
-    0.58,
-    0.63,
-    0.74,
-    0.9,
-    0.96,
-)  # a picture's base hue is near one
+# A picture's base hue is near one of these.
+HUES = (0.0, 0.03, 0.07, 0.12, 0.15, 0.25, 0.38, 0.47, 0.53, 0.58, 0.63, 0.74, 0.9, 0.96)
 BACKDROPS: tuple[tuple[Range, Range], ...] = (  # saturation, value
     ((0.06, 0.3), (0.86, 1.0)),
     ((0.06, 0.3), (0.86, 1.0)),
@@ -130,10 +116,8 @@ def draw_look(draw: Draw, class_name: str, solid_parts: list[int]) -> Look:
     saturation, value = draw.choice(*BACKDROPS)
     soft, bright = draw.uniform(*saturation), draw.uniform(*value)
     near = behind + draw.uniform(-0.08, 0.08)
-    upper, lower = (
-        _rgb(behind, soft, bright),
-        _rgb(near, soft * draw.uniform(0.5, 1.2), bright * draw.uniform(0.8, 1.15)),
-    )
+    upper = _rgb(behind, soft, bright)
+    lower = _rgb(near, soft * draw.uniform(0.5, 1.2), bright * draw.uniform(0.8, 1.15))
     yaw = draw.uniform(-entry.view, entry.view) + (draw.choice(0, 180) if entry.behind else 0)
     return Look(
         yaw=yaw,
