@@ -85,7 +85,7 @@ def _load_path(path: Path, image_size: int) -> ImageSet:
 def _hash_pixels(images: Tensor, labels: Tensor, class_names: list[str]) -> str:
     digest = hashlib.sha256(repr((class_names, tuple(images.shape))).encode())
     digest.update(labels.numpy().tobytes())
-    digest.update(memoryview(images.contiguous().numpy()).cast("B"))
+    digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -8,8 +8,9 @@ Metrics state their protocol in their names: `fd_lite0_2k_train10k` is the Fréc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from gan.datasets import ImageSet
 from gan.distances import block_kernel_distance, frechet_distance, precision_recall_density_coverage
 from gan.features import FeatureNetwork
 from gan.image_files import cache_folder
+from shared_attn.runtime.files import atomic_write
 from shared_attn.runtime.seeding import create_generator
 
 METRICS = ("fid", "is", "kid", "fd", "kd", "prdc")
@@ -113,16 +115,14 @@ def real_moments(data: ImageSet, network: FeatureNetwork, count: int) -> Moments
     count = min(count, total) if count else total
     identity = repr((network.name, network.identity, data.hash, count, KEPT))
     path = cache_folder() / "moments" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return Moments(count, *(torch.from_numpy(stored[key]) for key in ("mean", "covariance", "features")))
+    spoilt = contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with spoilt, np.load(path, allow_pickle=False) as stored:
+        return Moments(count, *(torch.from_numpy(stored[key]) for key in ("mean", "covariance", "features")))
     items = torch.randperm(total, generator=create_generator(0, "reference"))[:count]
     batches = (data.images[chunk.sort().values].permute(0, 3, 1, 2) for chunk in items.split(BATCH))
     moments, _ = measure(batches, count, network, keep=KEPT)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez(part, mean=moments.mean, covariance=moments.covariance, features=moments.features)
-    os.replace(part, path)
+    with contextlib.suppress(OSError), atomic_write(path) as file:  # a cache that cannot be written only costs time
+        np.savez(file, mean=moments.mean, covariance=moments.covariance, features=moments.features)
     return moments
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shared_attn.runtime.records import hash_file
 
-INCEPTION_VARIABLE = "EAGAN_INCEPTION_WEIGHTS"
+INCEPTION_VARIABLE = "EAGAN_EAT_INCEPTION_WEIGHTS"
 INCEPTION_FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
 LITE0_SIZE = 128
 FEATURES = ("auto", "inception", "lite0", "none")
@@ -45,7 +45,7 @@ class FeatureNetwork:
 
 
 def find_inception_weights(path: Path | None) -> Path | None:
-    """The file of Inception's weights: `path`, else $EAGAN_INCEPTION_WEIGHTS, else torch hub's cache, else None.
+    """The file of Inception's weights: `path`, else $EAGAN_EAT_INCEPTION_WEIGHTS, else torch hub's cache, else None.
 
     Raises:
         FileNotFoundError: when `path` or the variable names a file that is not there.

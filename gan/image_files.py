@@ -47,8 +47,10 @@ class ImageFile:
 
 
 def cache_folder() -> Path:
-    """Where decoded data and statistics may be kept: $XDG_CACHE_HOME/eagan, by default ~/.cache/eagan."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eagan"
+    """Where decoded data and statistics are kept: $EAGAN_EAT_CACHE, else eagan-eat in $XDG_CACHE_HOME or ~/.cache."""
+    if chosen := os.environ.get("EAGAN_EAT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "eagan-eat"
 
 
 def list_images(source: Path) -> list[ImageFile]:

@@ -42,8 +42,8 @@ def initialize(network: nn.Module, *, spectral_norm: bool, attention_spectral_no
     for module in modules:
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding):
             nn.init.orthogonal_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+                nn.init.zeros_(bias)
     for module in modules if spectral_norm else ():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.ndim > 1:

@@ -178,7 +178,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
 
 
 def test_large_sets_are_mapped_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("EAGAN_EAT_CACHE", str(tmp_path / "cache"))
     files = {f"cat/{i:02}.png": png(i) for i in range(40)} | {"cat/07.png": b"x"}
     source = write(tmp_path / "big.zip", files)
     in_memory = load_image_set(str(source), 32)

@@ -112,7 +112,7 @@ def test_inception_score_is_torchmetrics_on_the_same_order(monkeypatch: pytest.M
     from torchmetrics.image.inception import InceptionScore as Reference
 
     logits = torch.randn(100, 17) * 2
-    monkeypatch.setattr(torch, "randperm", lambda n: torch.arange(n))  # torchmetrics shuffles, unseeded
+    monkeypatch.setattr(torch, "randperm", torch.arange)  # torchmetrics shuffles, unseeded
     reference = Reference(feature=torch.nn.Identity(), splits=10)
     reference.update(logits)
     score = InceptionScore(100)
@@ -137,13 +137,13 @@ def toy_network(name: str) -> FeatureNetwork:
     return FeatureNetwork(name, "toy", 5, CPU, extract)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "eagan" / "moments"
+    monkeypatch.setenv("EAGAN_EAT_CACHE", str(tmp_path))
+    return tmp_path / "moments"
 
 
-def test_evaluation_names_state_the_protocol_and_values_are_the_distances(cache: Path) -> None:
+def test_evaluation_names_state_the_protocol_and_values_are_the_distances() -> None:
     data = ImageSet("cifar10-test", images(1000, 0), torch.zeros(1000).long(), ["a"], "hash")
     fake = images(2000, 1).permute(0, 3, 1, 2)
     network = toy_network("lite0")
@@ -196,7 +196,7 @@ def test_memory_of_an_evaluation_does_not_grow_with_the_samples() -> None:
 
 
 @pytest.mark.slow
-def test_lite0_distance_grows_with_every_kind_of_damage(shared_data: Path, cache: Path) -> None:
+def test_lite0_distance_grows_with_every_kind_of_damage(shared_data: Path) -> None:
     from gan.datasets import load_image_set
 
     data = load_image_set(str(shared_data / "cifar10-test.zip"), 32)
@@ -230,7 +230,7 @@ def test_lite0_sees_what_its_weights_were_trained_for(shared_data: Path) -> None
 
 def test_weights_are_looked_for_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.delenv("EAGAN_INCEPTION_WEIGHTS", raising=False)
+    monkeypatch.delenv("EAGAN_EAT_INCEPTION_WEIGHTS", raising=False)
     assert find_inception_weights(None) is None
     with pytest.raises(FileNotFoundError, match="--inception-weights nowhere.pth: no such file"):
         load_features("auto", CPU, Path("nowhere.pth"))
@@ -239,10 +239,10 @@ def test_weights_are_looked_for_before_anything_starts(tmp_path: Path, monkeypat
     with pytest.raises(ValueError, match="--features resnet: expected auto, inception, lite0, none"):
         load_features("resnet", CPU)
     assert load_features("none", CPU) is None
-    monkeypatch.setenv("EAGAN_INCEPTION_WEIGHTS", str(tmp_path / "gone.pth"))
-    with pytest.raises(FileNotFoundError, match="EAGAN_INCEPTION_WEIGHTS .*gone.pth"):
+    monkeypatch.setenv("EAGAN_EAT_INCEPTION_WEIGHTS", str(tmp_path / "gone.pth"))
+    with pytest.raises(FileNotFoundError, match="EAGAN_EAT_INCEPTION_WEIGHTS .*gone.pth"):
         find_inception_weights(None)
-    monkeypatch.delenv("EAGAN_INCEPTION_WEIGHTS")
+    monkeypatch.delenv("EAGAN_EAT_INCEPTION_WEIGHTS")
     cached = tmp_path / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth"
     cached.parent.mkdir()
     cached.write_bytes(b"not weights")
@@ -269,7 +269,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_inception_distances_equal_torchmetrics(inception_file: Path, cache: Path) -> None:
+def test_inception_distances_equal_torchmetrics(inception_file: Path) -> None:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     data = ImageSet("a", images(6, 0), torch.zeros(6).long(), ["a"], "hash")
@@ -296,7 +296,7 @@ def test_each_metric_finds_its_network() -> None:
 
 
 @pytest.mark.parametrize("metric", evaluation.METRICS)
-def test_every_metric_gives_a_finite_value(metric: str, cache: Path) -> None:
+def test_every_metric_gives_a_finite_value(metric: str) -> None:
     data = ImageSet("a", images(40, 0), torch.zeros(40).long(), ["a"], "hash")
     network = toy_network("inception" if metric in evaluation.INCEPTION_METRICS else "lite0")
     values = evaluate(images(40, 1).permute(0, 3, 1, 2).split(9), 40, data, network, [metric], references=0)

@@ -1,0 +1,323 @@
+"""Training: golden losses, exact resume, what a run writes, and what stops it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import gan
+from gan import training
+from gan.discriminator import Discriminator
+from gan.generator import Generator
+from gan.presets import PRESETS, GanConfig, check_config, free_fields, parse_options
+from gan.sampling import draw_latents
+from gan.training import fade, passes, train
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).parent / "golden" / "gan_losses.json"
+TINY = GanConfig(
+    images=80,
+    batch_size=4,
+    discriminator_steps=2,
+    generator_width=2,
+    discriminator_width=4,
+    attention_spectral_norm=False,
+    ema_decay=0.9,
+    decay_from=0.5,
+    augment=("color", "translation", "cutout"),
+    features="none",
+    evaluate_every=40,
+    checkpoint_every=24,
+    log_every=1,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip of 2 x 12 images: a bright disc, red or blue, on noise."""
+    path = tmp_path_factory.mktemp("blobs") / "blobs.zip"
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(24):
+            pixels = random.integers(0, 80, (32, 32, 3), dtype=np.uint8)
+            center = random.integers(8, 24, 2)
+            disc = (y - center[0]) ** 2 + (x - center[1]) ** 2 < 36
+            pixels[disc, 2 * (number % 2)] = 250
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            archive.writestr(f"{('red', 'blue')[number % 2]}/{number}.png", buffer.getvalue())
+    return path
+
+
+def tiny(blobs: Path, out: Path, **changes: Any) -> GanConfig:
+    return dataclasses.replace(TINY, data=str(blobs), out=out, **changes)
+
+
+def lines(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    a, b = (load_file(folder / "weights.safetensors") for folder in (first, second))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("attention", ["external", "sagan"])
+def test_ten_golden_steps(attention: str, blobs: Path, tmp_path: Path) -> None:
+    """Losses of the first 10 steps are those of the day they were recorded.
+
+    Regenerate with: EAGAN_EAT_REGENERATE=1 python -m pytest tests/test_gan_training.py -k golden
+    """
+    config = tiny(blobs, tmp_path / "run", attention=attention, discriminator_width=8, generator_width=4)
+    train(config)
+    losses = [[line["discriminator_loss"], line["generator_loss"]] for line in lines(config.out) if len(line) > 2]
+    assert len(losses) == 10
+    if os.environ.get("EAGAN_EAT_REGENERATE"):
+        known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps({**known, attention: losses}, indent=1) + "\n")
+    np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text())[attention], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_interrupted_run_ends_in_the_same_bits(
+    precision: str, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny(blobs, tmp_path / "whole", precision=precision)
+    train(whole)
+
+    steps = 0
+    average = training.update_average
+
+    def interrupting(*arguments: Any) -> None:
+        nonlocal steps
+        steps += 1
+        average(*arguments)
+        if steps in (3, 7):
+            signal.raise_signal(signal.SIGINT)
+
+    pieces = tiny(blobs, tmp_path / "pieces", precision=precision)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "update_average", interrupting)
+        for shown in ("24", "56"):
+            with pytest.raises(KeyboardInterrupt, match=f"interrupted at {shown} of 80 images; saved"):
+                train(pieces)
+        train(pieces)
+    assert steps == 10
+    assert same_weights(whole.out, pieces.out)
+    values = [{name: value for name, value in line.items() if name != "seconds"} for line in lines(pieces.out)]
+    assert values == [{name: value for name, value in line.items() if name != "seconds"} for line in lines(whole.out)]
+
+
+def test_a_run_writes_all_it_promises(blobs: Path, tmp_path: Path) -> None:
+    config = tiny(blobs, tmp_path / "run", features="lite0", evaluation_samples=6, evaluation_references=10)
+    train(config)
+    names = {path.name for path in config.out.iterdir()}
+    assert {"config.json", "checkpoint.pt", "metrics.jsonl", "weights.safetensors", "record.json", "samples"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert sorted(path.name for path in (config.out / "samples").iterdir()) == ["0000000040.png", "0000000080.png"]
+    record = json.loads((config.out / "record.json").read_text())
+    assert set(record["metrics"]) == {"fd_lite0_6_train10", "kd_lite0_6_train10"}
+    assert record["curves"]["shown"] == [40, 80] and len(record["curves"]["fd_lite0_6_train10"]) == 2
+    assert record["metrics"]["fd_lite0_6_train10"] == record["curves"]["fd_lite0_6_train10"][-1] > 0
+    assert record["data"]["name"] == "blobs.zip" and record["data"]["images"] == 24 and record["seeds"] == [0]
+    generator = gan.load_generator(config.out)
+    assert generator.class_names == ["blue", "red"]
+    assert record["parameters"]["generator"] == sum(p.numel() for p in generator.parameters())
+    assert 0 < record["multiply_adds"]["discriminator"] < 100e6
+    # A finished run that is started again only writes its record.
+    checkpoint = (config.out / "checkpoint.pt").stat().st_mtime_ns
+    train(config)
+    assert (config.out / "checkpoint.pt").stat().st_mtime_ns == checkpoint
+
+
+def test_the_saved_generator_is_the_average(blobs: Path, tmp_path: Path) -> None:
+    """Saved weights draw what the checkpoint's average draws once it is finished."""
+    config = tiny(blobs, tmp_path / "run")
+    train(config)
+    saved = gan.load_generator(config.out)
+    state = torch.load(config.out / "checkpoint.pt", weights_only=True)
+    model = saved.header["model"]
+    average = Generator(**model)
+    average.load_state_dict(state["average"])
+    finished = training_finish(average, model)
+    z, labels = draw_latents(range(8), 128), torch.arange(8) % 2
+    with torch.no_grad():
+        assert torch.equal(saved(z, labels), finished(z, labels))
+    generator = Generator(**model)
+    generator.load_state_dict(state["generator"])
+    assert not torch.equal(generator.conv.weight, average.conv.weight)
+
+
+def training_finish(average: Generator, model: dict[str, Any]) -> Generator:
+    from gan.sampling import finish_generator
+
+    return finish_generator(average, model, TINY.seed)
+
+
+def test_another_seed_gives_other_weights_and_the_same_seed_the_same(blobs: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(tiny(blobs, tmp_path / name, images=16, seed=seed))
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_the_average_with_decay_zero_is_the_last_generator(blobs: Path, tmp_path: Path) -> None:
+    train(tiny(blobs, tmp_path / "run", images=16, ema_decay=0.0))
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    for name, value in state["generator"].items():
+        assert torch.equal(value, state["average"][name])
+
+
+def test_a_changed_configuration_or_data_is_refused(blobs: Path, tmp_path: Path) -> None:
+    config = tiny(blobs, tmp_path / "run", images=16, decay_from=1.0)
+    train(config)
+    with pytest.raises(ValueError, match="batch_size was 4, is 8"):
+        train(dataclasses.replace(config, batch_size=8))
+    longer = dataclasses.replace(config, images=24, checkpoint_every=1000)
+    train(longer)  # a longer run goes on where rates do not depend on its length
+    assert lines(config.out)[-1]["shown"] == 24
+    with zipfile.ZipFile(tmp_path / "fewer.zip", "w") as fewer, zipfile.ZipFile(blobs) as all_images:
+        for name in all_images.namelist()[:20]:
+            fewer.writestr(name, all_images.read(name))
+    with pytest.raises(ValueError, match="not the images that the run"):
+        train(dataclasses.replace(longer, images=32, data=str(tmp_path / "fewer.zip")))
+    train(dataclasses.replace(config, batch_size=8, fresh=True))
+    assert lines(config.out)[-1]["shown"] == 16
+
+
+def test_length_may_change_only_if_the_rates_do_not_follow_it() -> None:
+    assert "images" in free_fields(GanConfig(decay_from=1.0))
+    assert "images" not in free_fields(GanConfig(decay_from=0.5))
+    fields = {field.name for field in dataclasses.fields(GanConfig)}
+    assert set(free_fields(GanConfig())) <= fields
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(blobs, tmp_path / "run", log_every=3)
+    loss, calls = training.hinge_generator, 0
+
+    def diverging(logits: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss(logits) * (float("nan") if calls >= 5 else 1)
+
+    monkeypatch.setattr(training, "hinge_generator", diverging)
+    with pytest.raises(ValueError, match="not a finite number at step 5 .*lower --generator-lr") as error:
+        train(config)
+    assert "\n" not in str(error.value)
+    assert torch.load(config.out / "checkpoint.pt", weights_only=True)["shown"] == 24  # the last good one
+
+
+def test_rates_fade_and_intervals_are_met() -> None:
+    assert [fade(part, 0.5) for part in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
+    assert fade(1.0, 1.0) == 1
+    assert [passes(shown - 8, shown, 20) for shown in (8, 16, 24, 32, 40)] == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_constructs(name: str) -> None:
+    config = PRESETS[name]
+    check_config(config)
+    with torch.device("meta"):
+        shape = {
+            "image_size": config.image_size,
+            "num_classes": 10,
+            "attention": config.attention,
+            "attention_options": parse_options(config.attention_options),
+            "attention_spectral_norm": config.attention_spectral_norm,
+        }
+        generator = Generator(**shape, width=config.generator_width)
+        Discriminator(**shape, width=config.discriminator_width, inplace_relu=config.inplace_relu)
+    assert generator.image_size == config.image_size
+    assert config.attention == ("sagan" if name.startswith("sagan") else "external")
+    assert config.images % (config.batch_size * config.discriminator_steps) == 0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"images": 0}, "--images 0: expected more than 0"),
+        ({"batch_size": 1}, "--batch-size 1: expected more than 1"),
+        ({"generator_lr": -1.0}, "--generator-lr -1.0"),
+        ({"ema_decay": 1.5}, "--ema-decay 1.5: expected a number from 0 to 1"),
+        ({"betas": (0.5, 1.0)}, "--betas 0.5 1.0"),
+        ({"image_size": 48}, "--image-size 48: expected one of 32, 64, 128"),
+        ({"evaluation_samples": 1}, "--evaluation-samples 1"),
+        ({"evaluation_references": 1}, "--evaluation-references 1"),
+        ({"attention_options": ("memory_size",)}, "--attention-options memory_size: expected name=value"),
+        ({"attention": "extenal"}, "--attention extenal: unknown attention"),
+        ({"attention_options": ("slots=3",)}, "--attention external: .*no option 'slots'"),
+        ({"features": "inception", "inception_weights": Path("no.pth")}, "--inception-weights no.pth: no such file"),
+    ],
+)
+def test_impossible_values_are_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, blobs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        train(tiny(blobs, tmp_path / "run", **changes))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def start(blobs: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "train_gan.py"), "eagan-cifar10-small", "--data", str(blobs)]
+    flags = "--images 960 --batch-size 8 --generator-width 2 --discriminator-width 2 --features none --log-every 1"
+    more = "--evaluate-every 480 --checkpoint-every 80 --device cpu"
+    return subprocess.Popen(
+        [*command, "--out", str(out), *flags.split(), *more.split()],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def wait_for(out: Path, shown: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (out / "metrics.jsonl").exists() and f'"shown": {shown},' in (out / "metrics.jsonl").read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError("the run did not come so far")
+
+
+@pytest.mark.slow
+def test_signals_and_resume_by_the_script_end_in_the_same_bits(blobs: Path, tmp_path: Path) -> None:
+    whole = start(blobs, tmp_path / "whole")
+    _, told = whole.communicate(timeout=300)
+    assert whole.returncode == 0, told
+    for shown, number in ((200, signal.SIGINT), (520, signal.SIGKILL), (720, signal.SIGTERM)):
+        piece = start(blobs, tmp_path / "pieces")
+        wait_for(tmp_path / "pieces", shown)
+        piece.send_signal(number)
+        _, told = piece.communicate(timeout=300)
+        if number == signal.SIGKILL:
+            assert piece.returncode == -signal.SIGKILL
+        else:
+            assert piece.returncode == 2
+            assert "interrupted at" in told.splitlines()[-1] and "Traceback" not in told
+    piece = start(blobs, tmp_path / "pieces")
+    _, told = piece.communicate(timeout=300)
+    assert piece.returncode == 0, told
+    assert same_weights(tmp_path / "whole", tmp_path / "pieces")
+    shown = [line["shown"] for line in lines(tmp_path / "pieces")]
+    assert shown == list(range(8, 968, 8))
