@@ -1,8 +1,8 @@
 """Clouds for a step, drawn from the stored int16 points and augmented, a whole batch at once.
 
-What an item becomes follows from (seed, epoch, item) alone, see draws.py. The stored array is only read: every result is a
-new tensor. (In PCT_Pytorch the augmentation writes through a view: after five epochs clouds of 1,024 points kept 6 to 80
-distinct ones.)
+What an item becomes follows from (seed, epoch, item) alone, see draws.py. The stored array is only read: every result
+is a new tensor. (In PCT_Pytorch the augmentation writes through a view: after five epochs clouds of 1,024 points kept
+6 to 80 distinct ones.)
 
 B batch, P stored points a cloud, N points drawn.
 """
@@ -28,6 +28,9 @@ class Augmentation:
     """Upper end of the share of points that is replaced by copies of the first; the share is uniform from 0."""
     rotation: float = 0.0
     """Largest turn about the up axis z, in degrees, either way; 180 is any."""
+    tilt: float = 0.0
+    """Largest turn about a random horizontal axis, in degrees, either way; with rotation 180 and tilt 180 any pose
+    occurs."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Range of the factor of each axis by itself."""
     shift: float = 0.0
@@ -56,10 +59,12 @@ def draw_clouds(
         dropped = draw(N, "dropout") < options.point_dropout * draw(1, "dropout share")
         index = torch.where(dropped, index[:, :1], index)
     points = read_clouds(stored, items, index, unit)
-    if options.rotation:
-        angle = math.radians(options.rotation) * (2 * draw(1, "rotation") - 1)  # (B, 1)
-        cos, sin, (x, y, z) = angle.cos(), angle.sin(), points.unbind(-1)
-        points = torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1)
+    if options.rotation or options.tilt:
+        turn, direction, tilt = draw(3, "rotation").unbind(1)
+        angle = math.radians(options.rotation) * (2 * turn - 1)
+        towards = math.tau * direction
+        matrix = turn_z(angle + towards) @ turn_x(math.radians(options.tilt) * (2 * tilt - 1)) @ turn_z(-towards)
+        points = points @ matrix.transpose(1, 2)
     low, high = options.scale
     if (low, high) != (1.0, 1.0):
         points = points * (low + (high - low) * draw(3, "scale")).unsqueeze(1)
@@ -77,3 +82,15 @@ def read_clouds(stored: Tensor, items: Tensor, index: Tensor | None, unit: float
     if index is not None:
         points = points.gather(1, index.unsqueeze(-1).expand(-1, -1, 3))
     return points.float() * unit
+
+
+def turn_z(angle: Tensor) -> Tensor:
+    """Rotations about z by angles (B,) in radians: (B, 3, 3), to multiply columns with."""
+    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], dim=1).view(-1, 3, 3)
+
+
+def turn_x(angle: Tensor) -> Tensor:
+    """Rotations about x by angles (B,) in radians: (B, 3, 3)."""
+    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    return torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)

@@ -35,8 +35,8 @@ class WeightAverage:
 
 @torch.no_grad()
 def estimate_norms(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> None:
-    """Sets the batch norms' running statistics to their mean over the batches (arguments of the model), for the weights as
-    they are now."""
+    """Sets the batch norms' running statistics to their mean over the batches (arguments of the model), for the
+    weights as they are now."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
     modes, momenta = [norm.training for norm in norms], [norm.momentum for norm in norms]
     for count, batch in enumerate(batches, start=1):

@@ -1,15 +1,17 @@
 """A set of labelled point clouds in memory, and the .npz layout it is stored in.
 
-Layout: points (D, P, 3) int16, times scale = coordinates in the unit sphere around the cloud's centroid; label (D,) index
-into class_names; name (D,). With parts also part_label (D, P) global part ids, part_names, class_part_start and
+Layout: points (D, P, 3) int16, times scale = coordinates in the unit sphere around the cloud's centroid; label (D,)
+index into class_names; name (D,). With parts also part_label (D, P) global part ids, part_names, class_part_start and
 class_part_count (a class owns ids start .. start + count - 1).
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,11 @@ class CloudSet:
         parts = None if self.part_label is None else self.part_label[items]
         return replace(self, points=self.points[items], label=self.label[items], part_label=parts)
 
+    def fingerprint(self) -> int:
+        """A checksum of what the set holds, to notice that a resumed run sees other data."""
+        arrays = [self.points, self.label, *([] if self.part_label is None else [self.part_label])]
+        return reduce(lambda crc, array: zlib.crc32(array.cpu().numpy().tobytes(), crc), arrays, 0)
+
     def to(self, device: torch.device | str) -> CloudSet:
         parts = None if self.part_label is None else self.part_label.to(device)
         return replace(self, points=self.points.to(device), label=self.label.to(device), part_label=parts)
@@ -63,8 +70,8 @@ def read_clouds_file(path: Path, *, source: Mapping[str, Any] | None = None) -> 
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
         raise ValueError(f"{path}: not a readable .npz of plain arrays ({_first_line(error)})") from error
-    problem = _find_problem(arrays) or _find_part_problem(arrays)
-    if problem:
+    problem = next(_problems(arrays), None)
+    if problem is not None:
         raise ValueError(f"{path}: {problem}")
     parts: dict[str, Any] = {}
     if "part_label" in arrays:
@@ -109,43 +116,40 @@ def normalise(points: np.ndarray) -> np.ndarray:
     return points / radius if radius > 0 else points
 
 
-def _find_problem(arrays: Mapping[str, np.ndarray]) -> str | None:
+def _problems(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """What is wrong, the first thing first; what follows may rely on what came before being right."""
     missing = [name for name in ("points", "label", "class_names", "scale") if name not in arrays]
     if missing:
-        return f"lacks {', '.join(missing)}; expected points, label, class_names, scale (and name)"
+        yield f"lacks {', '.join(missing)}; expected points, label, class_names, scale (and name)"
     points, label, names, scale = (arrays[name] for name in ("points", "label", "class_names", "scale"))
-    if points.dtype != np.int16 or points.ndim != 3 or points.shape[2] != 3 or 0 in points.shape:  # noqa: PLR2004
-        return f"points is {points.dtype} {points.shape}, expected int16 (shapes, points, 3)"
+    if points.dtype != np.int16 or points.ndim != 3 or points.shape[2] != 3 or 0 in points.shape:
+        yield f"points is {points.dtype} {points.shape}, expected int16 (shapes, points, 3)"
     if label.shape != points.shape[:1] or label.dtype.kind not in "iu":
-        return f"label is {label.dtype} {label.shape}, expected one integer for each of {len(points)} shapes"
+        yield f"label is {label.dtype} {label.shape}, expected one integer for each of {len(points)} shapes"
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) == 0:
-        return f"class_names is {names.dtype} {names.shape}, expected a list of names"
+        yield f"class_names is {names.dtype} {names.shape}, expected a list of names"
     if label.min() < 0 or label.max() >= len(names):
-        return f"label runs from {label.min()} to {label.max()}, expected 0 to {len(names) - 1} for {len(names)} class_names"
-    if scale.size != 1 or scale.dtype.kind not in "fiu" or not (np.isfinite(scale).all() and float(scale.flat[0]) > 0):
-        return f"scale is {scale}, expected one positive number"
-    return None
+        yield f"label runs from {label.min()} to {label.max()}, expected 0 to {len(names) - 1}, for the class_names"
+    if scale.size != 1 or scale.dtype.kind not in "fiu" or not np.isfinite(scale).all() or scale.item() <= 0:
+        yield f"scale is {scale}, expected one positive number"
+    if "part_label" in arrays:
+        yield from _part_problems(arrays)
 
 
-def _find_part_problem(arrays: Mapping[str, np.ndarray]) -> str | None:
-    if "part_label" not in arrays:
-        return None
+def _part_problems(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
     missing = [name for name in ("part_names", "class_part_start", "class_part_count") if name not in arrays]
     if missing:
-        return f"has part_label but lacks {', '.join(missing)}"
+        yield f"has part_label but lacks {', '.join(missing)}"
     parts, start, count = arrays["part_label"], arrays["class_part_start"], arrays["class_part_count"]
     if parts.shape != arrays["points"].shape[:2] or parts.dtype.kind not in "iu":
-        return f"part_label is {parts.dtype} {parts.shape}, expected an integer for each point"
+        yield f"part_label is {parts.dtype} {parts.shape}, expected an integer for each point"
     classes = arrays["class_names"].shape
-    if start.shape != classes or count.shape != classes or start.dtype.kind not in "iu" or count.dtype.kind not in "iu":
-        return "class_part_start and class_part_count: expected one integer for each class"
+    if any(array.shape != classes or array.dtype.kind not in "iu" for array in (start, count)):
+        yield "class_part_start and class_part_count: expected one integer for each class"
     first = start.astype(int)[arrays["label"]][:, None]
     last = first + count.astype(int)[arrays["label"]][:, None] - 1
     if (parts < first).any() or (parts > last).any() or last.max() >= len(arrays["part_names"]):
-        return (
-            "part_label holds ids outside the range that class_part_start and class_part_count give the shape's class"
-        )
-    return None
+        yield "part_label holds ids outside the range that class_part_start and class_part_count give the shape's class"
 
 
 def _first_line(error: BaseException) -> str:

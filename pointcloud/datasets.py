@@ -20,7 +20,8 @@ def load_split(data: str, dataset: str, split: Split) -> CloudSet:
     Args:
         data: "shapes"; a folder that holds NAME_..._train.npz and NAME_..._test.npz, or CLASS/train/*.off and
             CLASS/test/*.off; or one .npz file. Beside a file with "train" in its name the one with "test" is looked for
-            (and the other way round); a file alone is cut: every fifth shape of a class, in a fixed random order, is test.
+            (and the other way round); a file alone is cut: every fifth shape of a class, in a fixed random order, is
+            test.
         dataset: which data set of the folder, the beginning of its files' names; "" where there is only one.
 
     Raises:

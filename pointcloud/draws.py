@@ -1,7 +1,7 @@
 """Random numbers that follow from (seed, purpose, epoch, item) alone, for a whole batch at once and on any device.
 
-A counter is hashed (the finaliser of splitmix64) instead of a generator advanced, so what item i gets in epoch e does not
-depend on the batch it stands in, on the order, or on the number of workers.
+A counter is hashed (the finaliser of splitmix64) instead of a generator advanced, so what item i gets in epoch e does
+not depend on the batch it stands in, on the order, or on the number of workers.
 """
 
 from __future__ import annotations

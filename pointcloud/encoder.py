@@ -20,8 +20,8 @@ from shared_attn.offset import OffsetForm, create_offset_layer
 class PointEncoder(nn.Module):
     """Points (B, N, 3) -> token features (B, M, fuse_channels).
 
-    LBRs a point; neighbour embeddings, each on the farthest points of the one before; LBRs ("stem"); attention layers in
-    series; all their outputs and the last neighbour embedding's concatenated and fused by an LBR with slope 0.2.
+    LBRs a point; neighbour embeddings, each on the farthest points of the one before; LBRs ("stem"); attention layers
+    in series; all their outputs and the last neighbour embedding's concatenated and fused by an LBR with slope 0.2.
 
     Args:
         attention: a name of shared_attn; "offset" is PCT, "external" is EAT.
@@ -92,7 +92,8 @@ class PointEncoder(nn.Module):
         return fused if order is None else group(fused, order.argsort(1))
 
     def _tokens(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates and features of the tokens. One farthest-point run serves every level: its prefixes are nested."""
+        """Coordinates and features of the tokens. One farthest-point run serves every level: its prefixes are
+        nested."""
         B, N, _ = points.shape
         x = self.embed(points)
         if not self.neighbours:

@@ -1,7 +1,8 @@
 """Users' files: meshes and clouds of many formats become points. z is up in the networks' data.
 
-trimesh reads the meshes and samples their surfaces by area, with a seed; this file adds what it does not: OFF headers glued
-to their counts ("OFF490 518 0", as in ModelNet), text clouds, .npy, and one clear line for each thing that can be wrong.
+trimesh reads the meshes and samples their surfaces by area, with a seed; this file adds what it does not: OFF headers
+glued to their counts ("OFF490 518 0", as in ModelNet), text clouds, .npy, and one clear line for each thing that can
+be wrong.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Shape:
         return Shape(np.stack([x, -z, y], axis=1), self.faces)
 
     def sample(self, count: int, seed: int) -> np.ndarray:
-        """(count, 3) points: of a mesh drawn from its surface by area; of a cloud drawn from it, without replacement where
-        it has enough, else each of its points as evenly often as can be."""
+        """(count, 3) points: of a mesh drawn from its surface by area; of a cloud drawn from it, without replacement
+        where it has enough, else each of its points as evenly often as can be."""
         if self.faces is None:
             generator = np.random.default_rng(seed)
             rounds = -(-count // len(self.points))
@@ -48,8 +49,8 @@ def read_shape(path: str | Path, up: Up = "z") -> Shape:
     """Reads a mesh or a cloud.
 
     Args:
-        path: .off .obj .ply .stl .glb .gltf (meshes; a .ply, .obj or .off without faces is a cloud), .xyz .txt .pts .csv
-            (x y z first in each line, further columns are left out) or .npy (points, at least 3 columns).
+        path: .off .obj .ply .stl .glb .gltf (meshes; a .ply, .obj or .off without faces is a cloud), .xyz .txt .pts
+            .csv (x y z first in each line, further columns are left out) or .npy (points, at least 3 columns).
         up: which of its axes is up.
 
     Raises:

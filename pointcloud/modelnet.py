@@ -41,8 +41,8 @@ def prepare_modelnet(
 ) -> list[Path]:
     """Makes NAME_POINTS_train.npz and NAME_POINTS_test.npz in `out`; what is there already is kept.
 
-    The meshes come from the folder or the zip ModelNet40 (ModelNet10) in `out`, else from the official address. They are
-    sampled by area, with a seed, and normalised to the unit sphere around the sample's centroid; z stays up.
+    The meshes come from the folder or the zip ModelNet40 (ModelNet10) in `out`, else from the official address. They
+    are sampled by area, with a seed, and normalised to the unit sphere around the sample's centroid; z stays up.
 
     Args:
         url, sha256: another address of the archive, and what its content must hash to.

@@ -97,10 +97,9 @@ def save_clouds_html(
         points, part = np.asarray(cloud, dtype=float).round(4), np.asarray(label).astype(int)
         for number in np.unique(part):
             x, y, z = points[part == number].T
-            trace = graph_objects.Scatter3d(
-                x=x, y=y, z=z, mode="markers", name=_short(names[number]), marker={"size": 2.5, "color": colours[number]},
-                legendgroup=str(place), legendgrouptitle_text=titles[place], hoverinfo="name",
-            )  # fmt: skip
+            trace = graph_objects.Scatter3d(x=x, y=y, z=z, mode="markers", name=_short(names[number]), hoverinfo="name")
+            trace.marker = {"size": 2.5, "color": colours[number]}
+            trace.legendgroup, trace.legendgrouptitle = str(place), {"text": titles[place]}
             figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
     hidden = {"visible": False}
     figure.update_scenes(aspectmode="data", xaxis=hidden, yaxis=hidden, zaxis=hidden)

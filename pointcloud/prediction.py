@@ -1,4 +1,5 @@
-"""Answers about users' files: what a mesh or a cloud shows, and which parts it has. Deterministic: all sampling is seeded.
+"""Answers about users' files: what a mesh or a cloud shows, and which parts it has. Deterministic: all sampling is
+seeded.
 
 N points, K classes, S parts.
 """
@@ -25,8 +26,8 @@ Up = Literal["z", "y", "auto"]
 def classify_file(model: LoadedModel, path: str | Path, *, up: Up = "z", samplings: int = SAMPLINGS) -> dict[str, Any]:
     """What the network takes a file for: {"file", "class", "probability", "top5": [{"class", "probability"}]}.
 
-    The probabilities are means over several seeded samplings of the surface (or of the cloud), each normalised to the unit
-    sphere around its centroid, as the training clouds are.
+    The probabilities are means over several seeded samplings of the surface (or of the cloud), each normalised to the
+    unit sphere around its centroid, as the training clouds are.
 
     Args:
         up: which of the file's axes is up; "auto" tries z and y and keeps the one the network is surer of.
@@ -76,8 +77,8 @@ def segment_file(
     the part of the sampled point nearest to it. `points` are a cloud's own, or a mesh's samples.
 
     Args:
-        category: one of the model's classes. Where it is not given, every class is tried, and the one kept whose own parts
-            get the highest probability, averaged over the points.
+        category: one of the model's classes. Where it is not given, every class is tried, and the one kept whose own
+            parts get the highest probability, averaged over the points.
 
     Raises:
         ValueError, FileNotFoundError: a file that cannot be read, an unknown category, or one for a network without.

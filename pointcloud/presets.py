@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,8 @@ class Config:
     average_epochs: float = 1.0
     """Half-life of the averaged weights, which are the result; 0: the last weights themselves."""
     norm_clouds: int = 2048
-    """Training clouds from which the averaged weights' batch-norm statistics are estimated at the end; 0: averaged too."""
+    """Training clouds from which the averaged weights' batch-norm statistics are estimated at the end; 0: averaged
+    too."""
 
     num_points: int = 1024
     """Points of each cloud drawn anew every epoch; at evaluation the first this many, or all with evaluate_points."""
@@ -99,6 +100,8 @@ class Config:
     """Upper end of the share of points replaced by copies of one."""
     rotation: float = 0.0
     """Largest turn about the up axis in degrees."""
+    tilt: float = 0.0
+    """Largest turn about a random horizontal axis in degrees."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Range of the factor of each axis."""
     shift: float = 0.0
@@ -131,7 +134,7 @@ def check_config(config: Config) -> None:
     for name in ("validation", "dropout", "label_smoothing", "point_dropout"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a share from 0 to below 1")
-    for name in ("shift", "jitter", "rotation"):
+    for name in ("shift", "jitter", "rotation", "tilt"):
         if not 0 <= getattr(config, name) <= 180:
             raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a number from 0 to 180")
     if not 0 < config.scale[0] <= config.scale[1]:
@@ -148,38 +151,118 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-_PAPER_AUGMENTATION = {"scale": (2 / 3, 3 / 2), "shift": 0.2}
-_SEGMENTER = {
+_MODELNET = Config(
+    dataset="modelnet40",
+    data="data",
+    epochs=250,
+    batch_size=32,
+    num_points=1024,
+    label_smoothing=0.2,
+    scale=(2 / 3, 3 / 2),
+    shift=0.2,
+)
+# Sized for two CPU cores: half the widths, a quarter of the pairs.
+_SMALL: dict[str, Any] = {
+    "embed_channels": (32, 64),
+    "neighbour_channels": (64, 128),
+    "num_centres": (256, 128),
+    "num_neighbours": 16,
+    "stem_layers": 1,
+    "fuse_channels": 512,
+    "head_channels": (256, 128),
+}
+_PARTS: dict[str, Any] = {
     "task": "segment",
     "embed_channels": (128, 128),
     "neighbour_channels": (),
     "num_centres": (),
     "stem_layers": 0,
+    "num_points": 2048,
     "label_smoothing": 0.0,
 }
 
-_SMALL_EAT: dict[str, Any] = {
-    "embed_channels": (32, 64),
-    "neighbour_channels": (64, 128),
-    "num_centres": (256, 128),
-    "num_neighbours": 16,
-    "fuse_channels": 512,
-    "head_channels": (256, 128),
-    "stem_layers": 1,
-}
-
 PRESETS: dict[str, Config] = {
-    "eat-small": Config(
-        name="eat-small",
-        dataset="modelnet40",
-        data="data",
-        out=Path("runs/eat-small"),
-        epochs=40,
+    # As PCT_Pytorch trains it (specs of the paper are the same network): the last weights, no average, no validation.
+    "pct-modelnet40": replace(
+        _MODELNET,
+        name="pct-modelnet40",
+        out=Path("runs/pct-modelnet40"),
+        attention="offset",
+        optimizer="sgd",
+        learning_rate=0.01,
+        final_learning_rate=1e-4,
+        warmup_epochs=0.0,
+        weight_decay=5e-4,
+        gradient_clip=0.0,
+        average_epochs=0.0,
+        norm_clouds=0,
+        point_dropout=0.875,
+    ),
+    # EAT with what is known to help: AdamW, warm-up, cosine to zero, averaged weights.
+    "eat-modelnet40": replace(
+        _MODELNET,
+        name="eat-modelnet40",
+        out=Path("runs/eat-modelnet40"),
         precision="bf16",
-        num_points=1024,
+        warmup_epochs=10.0,
+        average_epochs=2.0,
+    ),
+    # Two CPU cores, half an hour.
+    "eat-small": replace(
+        _MODELNET,
+        name="eat-small",
+        out=Path("runs/eat-small"),
+        epochs=32,
+        precision="bf16",
         learning_rate=2e-3,
+        dropout=0.4,
+        **_SMALL,
+    ),
+    # The embedded data, a minute or two each.
+    "eat-shapes-small": Config(
+        name="eat-shapes-small",
+        out=Path("runs/eat-shapes-small"),
+        epochs=10,
+        precision="bf16",
+        learning_rate=2e-3,
+        dropout=0.4,
+        validation=0.1,
+        evaluate_epochs=5,
         scale=(2 / 3, 3 / 2),
         shift=0.2,
-        **_SMALL_EAT,
+        **_SMALL,
+    ),
+    "eat-shapes-parts-small": replace(
+        Config(**_PARTS),
+        name="eat-shapes-parts-small",
+        out=Path("runs/eat-shapes-parts-small"),
+        epochs=10,
+        batch_size=16,
+        precision="bf16",
+        embed_channels=(64, 64),
+        fuse_channels=256,
+        head_channels=(256, 128),
+        num_points=1024,
+        learning_rate=2e-3,
+        validation=0.1,
+        evaluate_epochs=5,
+        scale=(2 / 3, 3 / 2),
+        shift=0.2,
+    ),
+    # Poses differ from shape to shape in the L-PSB: any pose occurs in training.
+    "eat-lpsb": replace(
+        Config(**_PARTS),
+        name="eat-lpsb",
+        out=Path("runs/eat-lpsb"),
+        dataset="lpsb",
+        data="data",
+        epochs=200,
+        batch_size=16,
+        warmup_epochs=5.0,
+        average_epochs=5.0,
+        rotation=180.0,
+        tilt=180.0,
+        scale=(2 / 3, 3 / 2),
+        shift=0.1,
     ),
 }

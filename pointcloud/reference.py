@@ -56,8 +56,8 @@ def load_reference(
         state_dict: its state_dict, with its names.
         num_classes: classes of its last layer.
         points: points of a cloud it was made for; the weights do not depend on it.
-        published_order: compute in the original's order of operations, which reproduces its float32 logits to 1e-4; else
-            in this package's faster forms: the same function, whose float32 logits differ by up to some 3e-4.
+        published_order: compute in the original's order of operations, which reproduces its float32 logits to 1e-4;
+            else in this package's faster forms: the same function, whose float32 logits differ by up to some 3e-4.
 
     Raises:
         ValueError: an unknown source, or weights that do not fit it.
@@ -74,11 +74,9 @@ def load_reference(
             continue
         if owner not in PAIRS:
             raise ValueError(f"{source}: unexpected weight {name}")
-        value = torch.as_tensor(value)
-        weight_of_conv = leaf == "weight" and value.ndim == 3  # (out, in, 1)
-        renamed[f"{PAIRS[owner]}.{leaf}"] = (value.squeeze(-1) if weight_of_conv else value).to(
-            torch.long if leaf == "num_batches_tracked" else torch.float32
-        )
+        dtype = torch.long if leaf == "num_batches_tracked" else torch.float32
+        is_convolution = leaf == "weight" and value.ndim == 3  # (out, in, 1)
+        renamed[f"{PAIRS[owner]}.{leaf}"] = (value.squeeze(-1) if is_convolution else value).to(dtype)
     try:
         model.load_state_dict(renamed)
     except RuntimeError as error:

@@ -20,14 +20,14 @@ from shared_attn.runtime.weights import save_weights
 
 def show_progress(progress: Progress, tally: Tensor, learning_rate: float) -> None:
     """Writes the mean loss and accuracy of the training clouds since the last line."""
-    loss, right, answers = tally.tolist()
-    progress.log(train_loss=loss / answers, train_accuracy=right / answers, learning_rate=learning_rate)
-    progress.advance(0, loss=loss / answers, accuracy=right / answers)
+    loss, accuracy, steps = tally.tolist()
+    progress.log(train_loss=loss / steps, train_accuracy=accuracy / steps, learning_rate=learning_rate)
+    progress.advance(0, loss=loss / steps, accuracy=accuracy / steps)
 
 
 def assess(
     config: Config, network: nn.Module, train_set: CloudSet, validation_set: CloudSet | None, progress: Progress
-) -> None:
+) -> dict[str, float]:
     """Writes the averaged weights as they are now, and their metrics on the validation clouds where there are any."""
     metrics = {}
     if validation_set is not None:
@@ -37,6 +37,7 @@ def assess(
         progress.message(f"{progress.shown:,} clouds: {describe(metrics)}")
     header = describe_model(config, train_set, metrics, progress.shown)
     save_weights(config.out / "weights.safetensors", network.state_dict(), header)
+    return metrics
 
 
 def evaluate(config: Config, network: nn.Module, clouds: CloudSet) -> tuple[dict[str, float], Tensor | None]:
@@ -48,12 +49,19 @@ def evaluate(config: Config, network: nn.Module, clouds: CloudSet) -> tuple[dict
 
 
 def finish(
-    config: Config, network: nn.Module, train_set: CloudSet, test_set: CloudSet, progress: Progress
+    config: Config,
+    network: nn.Module,
+    train_set: CloudSet,
+    validation_set: CloudSet | None,
+    test_set: CloudSet,
+    progress: Progress,
 ) -> dict[str, float]:
     """Reads the test split, once: writes its metrics with the final weights, a confusion matrix, and the record."""
+    validated = assess(config, network, train_set, validation_set, progress)
     metrics, confusion = evaluate(config, network, test_set)
     progress.log(**{f"test_{name}": value for name, value in metrics.items()})
     progress.message(f"test split, last epoch: {describe(metrics)}")
+    metrics = {**metrics, **validated}
     header = describe_model(config, train_set, metrics, progress.shown)
     save_weights(config.out / "weights.safetensors", network.state_dict(), header)
     if confusion is not None:

@@ -1,13 +1,14 @@
 """Training a point network: one function, read from top to bottom.
 
-The clock is clouds shown. Every random number of a step follows from (seed, clouds shown) or from (seed, epoch, item), so
-a run resumed from a checkpoint repeats the uninterrupted one bit for bit.
+The clock is clouds shown. Every random number of a step follows from (seed, clouds shown) or from (seed, epoch, item),
+so a run resumed from a checkpoint repeats the uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,13 @@ def train(config: Config) -> dict[str, float]:
     average = WeightAverage(network, half_life=config.average_epochs * D)
     model, optimizer = fabric.setup(network, create_optimizer(config, network))
     options = Augmentation(
-        config.num_points, config.point_dropout, config.rotation, config.scale, config.shift, config.jitter
+        config.num_points,
+        config.point_dropout,
+        config.rotation,
+        config.tilt,
+        config.scale,
+        config.shift,
+        config.jitter,
     )
 
     def draw(shown: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -80,13 +87,8 @@ def train(config: Config) -> dict[str, float]:
         assert train_set.part_label is not None
         return inputs, train_set.part_label[items].gather(1, index)
 
-    shown = 0
-    tally = torch.zeros(3, dtype=torch.float64, device=device)  # losses, right answers, answers since the last line
-    if (state := load_checkpoint(config.out)) is not None:
-        shown, tally = state["shown"], state["tally"].to(device)
-        network.load_state_dict(state["network"])
-        average.model.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+    parts = {"network": network, "average": average.model, "optimizer": optimizer}
+    shown, tally = restore(config, parts, train_set)
 
     with Interrupt() as interrupt, Progress(config.out, total=steps * B, done=shown, unit="cloud") as progress:
         while shown < steps * B:
@@ -97,11 +99,7 @@ def train(config: Config) -> dict[str, float]:
             model.train()
             logits = model(*inputs)
             loss = smoothed_cross_entropy(logits, target, config.label_smoothing)
-            if not loss.isfinite():
-                raise ValueError(
-                    f"training diverged: the loss is not a finite number at step {shown // B + 1} ({shown:,} clouds); "
-                    "lower --learning-rate; the last good checkpoint stands"
-                )
+            check_loss(loss, step=shown // B + 1, shown=shown)
             optimizer.zero_grad()
             fabric.backward(loss)
             if config.gradient_clip:
@@ -111,7 +109,9 @@ def train(config: Config) -> dict[str, float]:
             average.update(network, shown, B)
 
             right = logits.argmax(-1) == target
-            tally += torch.stack([loss.detach().double() * right.numel(), right.sum(), torch.tensor(right.numel())])
+            tally += torch.stack(
+                [loss.detach().double(), right.double().mean(), torch.ones_like(loss.detach().double())]
+            ).cpu()
             progress.advance(B)
             epoch_ended = before // D != shown // D
             evaluates = epoch_ended and (shown // D) % config.evaluate_epochs == 0 and shown < steps * B
@@ -121,16 +121,8 @@ def train(config: Config) -> dict[str, float]:
             if evaluates:
                 assess(config, average.model, train_set, validation_set, progress)
             if epoch_ended or interrupt.requested:
-                save_checkpoint(
-                    config.out,
-                    {
-                        "network": network.state_dict(),
-                        "average": average.model.state_dict(),
-                        "optimizer": optimizer.state_dict(),
-                        "shown": shown,
-                        "tally": tally.cpu(),
-                    },
-                )
+                states = {name: part.state_dict() for name, part in parts.items()}
+                save_checkpoint(config.out, {**states, "shown": shown, "tally": tally, "data": train_set.fingerprint()})
             if interrupt.requested and shown < steps * B:
                 interrupt.stop(f"{shown:,} of {steps * B:,} clouds")
 
@@ -138,7 +130,32 @@ def train(config: Config) -> dict[str, float]:
             seed_step(config.seed, "norms")
             batches = math.ceil(config.norm_clouds / B)
             estimate_norms(average.model, (draw(shown + B * batch)[0] for batch in range(batches)))
-        return finish(config, average.model, train_set, test_set.to(device), progress)
+        return finish(config, average.model, train_set, validation_set, test_set.to(device), progress)
+
+
+def restore(config: Config, parts: dict[str, Any], train_set: CloudSet) -> tuple[int, Tensor]:
+    """Loads the run's checkpoint, if there is one, into `parts`.
+
+    Returns:
+        Clouds shown, and the sums (3,) since the last line of metrics: loss, share of right answers, steps.
+    """
+    state = load_checkpoint(config.out)
+    if state is None:
+        return 0, torch.zeros(3, dtype=torch.float64)
+    if state["data"] != train_set.fingerprint():
+        raise ValueError(f"--data {config.data}: not the clouds that the run in {config.out} was trained on")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["shown"], state["tally"]
+
+
+def check_loss(loss: Tensor, *, step: int, shown: int) -> None:
+    """Stops the run where the loss is NaN or infinite, before it reaches the weights."""
+    if not loss.isfinite():
+        raise ValueError(
+            f"training diverged: the loss is not a finite number at step {step} ({shown:,} clouds); "
+            "lower --learning-rate; the last good checkpoint stands"
+        )
 
 
 def create_optimizer(config: Config, network: nn.Module) -> torch.optim.Optimizer:
