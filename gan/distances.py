@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+PRDC_NEIGHBOURS = 5
 PRDC_BLOCK = 1024  # rows of a distance matrix that are held at once
 
 
@@ -58,7 +59,7 @@ def _radii(features: Tensor, k: int) -> Tensor:
     return torch.cat(blocks)
 
 
-def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
+def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = PRDC_NEIGHBOURS) -> dict[str, float]:
     """Precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797) of (N, D), (M, D) features.
 
     A sample's ball reaches to its k-th nearest neighbour in its own set. Precision: fakes in some real ball; recall:

@@ -164,7 +164,8 @@ def evaluate(
 
     Args:
         samples: batches (B, 3, H, W) uint8 that hold `count` images.
-        metrics: names out of METRICS that suit the network (`select_metrics`).
+        metrics: names out of METRICS that the network has (`gan.judging.plan_metrics`). fid and fd use all samples,
+            kid, kd and prdc the first KEPT of both sides; the names say so.
         references: how many real images; 0 for all.
 
     Returns:
@@ -175,20 +176,22 @@ def evaluate(
     keep = KEPT if chosen & {"kid", "kd", "prdc"} else 0
     fake, score = measure(samples, count, network, keep=keep)
     net = "" if network.name == "inception" else f"_{network.name}_"
-    protocol = f"{short_count(count)}_{split_name(data, real.count)}"
+    every = f"{short_count(count)}_{split_name(data, real.count)}"
+    kept = f"{short_count(len(fake.features))}_{split_name(data, len(real.features))}"
     values: dict[str, float] = {}
     for name in METRICS:
         if name not in chosen:
             continue
         if name in ("fid", "fd"):
-            values[f"{name}{net}{protocol}"] = frechet_distance(
+            values[f"{name}{net}{every}"] = frechet_distance(
                 real.mean, real.covariance, fake.mean, fake.covariance
             )
         elif name in ("kid", "kd"):
-            values[f"{name}{net}{protocol}"] = block_kernel_distance(real.features, fake.features)
+            values[f"{name}{net}{kept}"] = block_kernel_distance(real.features, fake.features)
         elif name == "is":
-            values[f"is{short_count(count)}_{min(SPLITS, count)}splits"] = score if score is not None else float("nan")
+            assert score is not None, "the Inception Score is asked of Inception alone"
+            values[f"is{short_count(count)}_{min(SPLITS, count)}splits"] = score
         else:
             shares = precision_recall_density_coverage(real.features, fake.features)
-            values.update({f"{share}_{network.name}_{protocol}": value for share, value in shares.items()})
+            values.update({f"{share}_{network.name}_{kept}": value for share, value in shares.items()})
     return values

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gan.datasets import load_image_set
+from gan.distances import PRDC_NEIGHBOURS
 from gan.evaluation import INCEPTION_METRICS, METRICS, evaluate
 from gan.features import find_inception_weights, load_features
 from gan.sampling import draw_images, draw_latents, load_generator
@@ -61,8 +62,11 @@ def judge(
     Raises:
         ValueError, OSError: in one line, before any work starts.
     """
-    if count < 2:
-        raise ValueError(f"--count {count}: expected at least 2")
+    least = PRDC_NEIGHBOURS + 1 if "prdc" in metrics else 2
+    if count < least:
+        raise ValueError(f"--count {count}: expected at least {least}")
+    if references and references < least:
+        raise ValueError(f"--references {references}: expected 0 (all) or at least {least}")
     plan = plan_metrics(metrics, find_inception_weights(inception_weights) is not None)
     generator = load_generator(weights, device)
     networks = {name: load_features(name, device, inception_weights) for name in plan}

@@ -129,6 +129,7 @@ def test_mistakes_get_one_line(
     fails(run_here("sample_gan.py", "--weights", weights, "--out", tmp_path / "a.jpg"), "--out", ".png")
     evaluate = ("evaluate_gan.py", "--weights", weights, "--data", images, "--metrics")
     fails(run_here(*evaluate, "fid", "is"), "--metrics fid", "--inception-weights")
+    fails(run_here(*evaluate, "prdc", "--count", 5), "--count 5: expected at least 6")
     fails(run_here(*evaluate, "fod"), "--metrics fod", "fid, is, kid, fd, kd, prdc")
     assert not (tmp_path / "run").exists()
 
