@@ -53,9 +53,9 @@ def train(config: Config) -> dict[str, float]:
         load_split(config.data, config.dataset, "test"),
     )
     train_set, validation_set = split_validation(everything, config.validation, config.seed)
+    check_data(config, train_set, test_set)
     seed_step(config.seed, "initialisation")
     network = create_model(config, train_set).to(device)
-    check_data(config, train_set, test_set)
     open_run(config.out, config, fresh=config.fresh, free=FREE_FIELDS)
 
     train_set = train_set.to(device)
