@@ -89,7 +89,13 @@ def _is_image(path: PurePosixPath) -> bool:
 
 def _list_folder(folder: Path) -> dict[str, tuple[int, int]]:
     stamps = {}
-    for root, _, names in os.walk(folder, followlinks=True):
+    entered: set[str] = set()
+    for root, below, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in entered:  # a link back to a folder above
+            below.clear()
+            continue
+        entered.add(real)
         for name in names:
             path = Path(root, name)
             relative = PurePosixPath(path.relative_to(folder).as_posix())

@@ -27,7 +27,7 @@ class GanConfig:
     attention_options: tuple[str, ...] = ()
     """keywords of that attention, as name=value, for example memory_size=64"""
     attention_spectral_norm: bool = True
-    """normalise the attention's maps as all other layers"""
+    """normalise the attention's maps as all other layers; external attention hardly acts when it is"""
     generator_width: int = 64
     """the generator's width, 64 in the paper; its layers are multiples of it"""
     discriminator_width: int = 64
@@ -138,14 +138,14 @@ _CIFAR10_SMALL = GanConfig(
 _SHAPES_SMALL = replace(
     _CIFAR10_SMALL,
     data="shapes",
-    images=38_400,
+    images=48_000,
     generator_width=12,
     discriminator_width=24,
     ema_decay=0.995,
-    evaluate_every=12_800,
+    evaluate_every=16_000,
     evaluation_samples=500,
-    evaluation_references=2_000,
-    checkpoint_every=6_400,
+    evaluation_references=1_000,
+    checkpoint_every=8_000,
 )
 
 PRESETS: dict[str, GanConfig] = {
@@ -185,7 +185,7 @@ def check_config(config: GanConfig) -> None:
     )
     least = {**dict.fromkeys(positive, 0), "batch_size": 1, "evaluation_samples": 1, "evaluation_references": -1}
     for name, below in least.items():
-        if getattr(config, name) <= below:
+        if not getattr(config, name) > below:  # so that a NaN is refused too
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected more than {below}")
     for name in ("decay_from", "ema_decay"):
         if not 0 <= getattr(config, name) <= 1:

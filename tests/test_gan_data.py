@@ -81,6 +81,12 @@ def test_images_without_class_folders_make_one_class(tmp_path: Path) -> None:
         load_image_set(str(write(tmp_path / "mixed.zip", {"1.png": png(1), "cat/2.png": png(2)})), 32)
 
 
+def test_a_link_back_to_the_folder_is_walked_once(tmp_path: Path) -> None:
+    source = write(tmp_path / "images", FILES)
+    (source / "cat" / "again").symlink_to(source, target_is_directory=True)
+    assert len(load_image_set(str(source), 32).labels) == 3
+
+
 def test_hash_changes_with_pixels_labels_and_names(tmp_path: Path) -> None:
     variants = [
         FILES,

@@ -175,6 +175,12 @@ def test_generator_follows_its_class_and_its_latent_vector() -> None:
     assert images.min() >= -1 and images.max() <= 1
 
 
+def test_one_class_makes_unconditional_networks() -> None:
+    generator, discriminator = Generator(width=2, num_classes=1), Discriminator(width=4, num_classes=1)
+    labels = torch.zeros(3, dtype=torch.long)
+    assert discriminator(generator(torch.randn(3, 128), labels), labels).isfinite().all()
+
+
 def test_discriminator_treats_each_image_alone() -> None:
     discriminator = Discriminator(width=4).eval()
     x, labels = torch.randn(4, 3, 32, 32), torch.tensor([1, 2, 3, 4])
