@@ -60,7 +60,10 @@ def save_clouds_png(
     colours = [_hexadecimal(colour) for colour in part_colours(names)]
     columns = min(columns, len(clouds))
     rows = math.ceil(len(clouds) / columns)
-    figure, _ = _new_figure(3.2 * columns, 3.5 * rows, axes=False)
+    height = 3.9 * rows
+    figure, _ = _new_figure(3.2 * columns, height, axes=False)
+    # Inches for a title above and three lines of legend below each cloud; 3-D axes know no automatic layout.
+    figure.subplots_adjust(0.01, 0.6 / height, 0.99, 1 - 0.3 / height, wspace=0.02, hspace=0.9 / 3.0)
     for place, (cloud, label) in enumerate(zip(clouds, labels, strict=True)):
         points, part = np.asarray(cloud, dtype=float), np.asarray(label).astype(int)
         axes = figure.add_subplot(rows, columns, place + 1, projection="3d")
@@ -72,7 +75,7 @@ def save_clouds_png(
         _frame(axes, points)
         if titles is not None:
             axes.set_title(titles[place], fontsize=10)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=3, fontsize=7, markerscale=3, frameon=False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=7, markerscale=3, frameon=False)
     _save(figure, path)
 
 
@@ -133,7 +136,7 @@ def _frame(axes: Any, points: np.ndarray) -> None:
     """Equal scale on the three axes, no axes drawn, seen a little from above."""
     middle, reach = (points.max(0) + points.min(0)) / 2, max(float(np.ptp(points, axis=0).max()) / 2, 1e-6)
     axes.set(**{f"{axis}lim": (middle[i] - reach, middle[i] + reach) for i, axis in enumerate("xyz")})
-    axes.set_box_aspect((1, 1, 1), zoom=1.25)
+    axes.set_box_aspect((1, 1, 1), zoom=1.3)
     axes.view_init(elev=20, azim=-60)
     axes.set_axis_off()
 
@@ -143,7 +146,7 @@ def _new_figure(width: float, height: float, *, axes: bool = True) -> tuple[Any,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot() if axes else None
 
