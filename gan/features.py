@@ -71,12 +71,16 @@ def load_features(name: str, device: torch.device, inception_weights: Path | Non
     """
     if name not in FEATURES:
         raise ValueError(f"--features {name}: expected {', '.join(FEATURES)}")
+    if inception_weights is not None and name in ("lite0", "none"):
+        raise ValueError(f"--inception-weights {inception_weights}: not used by --features {name}, expected inception")
     if name == "none":
         return None
-    weights = find_inception_weights(inception_weights)
-    if name == "lite0" or (name == "auto" and weights is None):
+    if name == "lite0":
         return load_lite0(device)
+    weights = find_inception_weights(inception_weights)
     if weights is None:
+        if name == "auto":
+            return load_lite0(device)
         raise ValueError(
             f"--features inception: its weights are not here; give --inception-weights {INCEPTION_FILES[0]} "
             f"(a release file of pytorch-fid), or set {INCEPTION_VARIABLE}"

@@ -239,6 +239,8 @@ def test_weights_are_looked_for_before_anything_starts(tmp_path: Path, monkeypat
     with pytest.raises(ValueError, match="--features resnet: expected auto, inception, lite0, none"):
         load_features("resnet", CPU)
     assert load_features("none", CPU) is None
+    with pytest.raises(ValueError, match="--inception-weights w.pth: not used by --features lite0"):
+        load_features("lite0", CPU, Path("w.pth"))
     monkeypatch.setenv("EAGAN_EAT_INCEPTION_WEIGHTS", str(tmp_path / "gone.pth"))
     with pytest.raises(FileNotFoundError, match="EAGAN_EAT_INCEPTION_WEIGHTS .*gone.pth"):
         find_inception_weights(None)
