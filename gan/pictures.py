@@ -35,7 +35,7 @@ def write_grid(path: Path, images: Tensor, columns: int, row_names: Sequence[str
     from PIL import Image, ImageDraw, ImageFont
 
     tiles = tile(images.cpu(), columns)
-    height = tiles.shape[1] * columns // max(1, columns) // -(-len(images) // columns)
+    height = tiles.shape[1] // -(-len(images) // columns)
     font = ImageFont.load_default(size=14)
     margin = round(max((font.getlength(name) for name in row_names), default=-12)) + 12
     page = Image.new("RGB", (margin + tiles.shape[2], tiles.shape[1]), "white")
