@@ -70,10 +70,8 @@ def run_demo(demo: Demo) -> None:
         record = json.loads((demo.out / name / "record.json").read_text(encoding="utf-8"))
         full_name, value = next(item for item in record["metrics"].items() if item[0].startswith(metric))
         print(f"{name:8}{full_name:28}{value:10.3f}  {expected:12}{record['seconds'] / 60:8.1f}")
-    pictures = ", ".join(
-        f"{demo.out}/{name}" for name in ("samples.png", "confusion.png", "segmented.png", "segmented.html")
-    )
-    print(f"\n{pictures}\n{NEXT.format(out=demo.out)}\n({(time.monotonic() - start) / 60:.1f} minutes)")
+    pictures = " ".join(f"{demo.out}/{name}" for name in ("samples.png", "confusion.png", "segmented.png .html"))
+    print(f"\nPictures: {pictures}\n{NEXT.format(out=demo.out)}\n({(time.monotonic() - start) / 60:.1f} minutes)")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""Writes results/README.md, the README's table and the learning curves from the records; --check only compares."""
+"""Writes results/README.md, the README's table and the figures from records and weights; --check only compares."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import command_line
+import draw_overview
 from command_line import ROOT
 
 
 @dataclass(frozen=True)
 class Results:
     check: bool = False
-    """Write nothing; exit with status 2 where a table or figure does not follow from the records."""
+    """write nothing; exit with status 2 where a table or figure does not follow from the records"""
 
 
 HEAD = """# Results
@@ -24,33 +27,40 @@ result, and the test split never selected a checkpoint.
 """
 
 
-def main() -> None:
-    options = command_line.parse(Results, description=__doc__)
+def make_results(options: Results) -> None:
     from shared_attn.runtime import results
 
-    folder = ROOT / "results"
+    folder, readme = ROOT / "results", ROOT / "README.md"
     records = results.load_records(folder / "records")
     reported = json.loads((folder / "reported.json").read_text(encoding="utf-8"))["values"]
     table = results.summary_table(records, reported)
-    curves = folder / "figures" / "curves.png"
+    body = f"{HEAD}{table}\n![Learning curves](figures/curves.png)\n\n{results.detail_tables(records)}"
     texts = {
-        folder / "README.md": f"{HEAD}{table}\n![Learning curves](figures/curves.png)\n\n{results.detail_tables(records)}",
-        ROOT / "README.md": results.replace_between_marks((ROOT / "README.md").read_text(encoding="utf-8"), table),
+        folder / "README.md": body,
+        readme: results.replace_between_marks(readme.read_text(encoding="utf-8"), table),
+    }
+    curves, overview = folder / "figures" / "curves.png", draw_overview.Overview()
+    figures: dict[Path, tuple[str, Callable[[], None]]] = {
+        curves: (results.fingerprint(records), lambda: results.draw_curves(records, curves)),
+        overview.out: (draw_overview.describe(overview), lambda: draw_overview.draw(overview)),
     }
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    stale += [] if results.figure_is_current(records, curves) else [curves]
+    stale += [path for path, (source, _) in figures.items() if not results.was_drawn_from(path, source)]
+    names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
     if options.check and stale:
-        names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
-        raise ValueError(f"{names}: not what the records say; run python scripts/make_results.py")
-    if not options.check:
-        for path in stale:
-            if path in texts:
-                path.write_text(texts[path], encoding="utf-8")
-            else:
-                results.draw_curves(records, path)
-    done = "follow from" if options.check or not stale else "written from"
-    print(f"results/README.md, README.md and results/figures {done} {len(records)} records")
+        raise ValueError(f"{names}: not what records and weights say; run python scripts/make_results.py")
+    for path in stale:
+        if path in texts:
+            path.write_text(texts[path], encoding="utf-8")
+        else:
+            figures[path][1]()
+    print(
+        f"{len(records)} records; written: {names}"
+        if stale
+        else f"{len(records)} records; all tables and figures follow"
+    )
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    chosen = command_line.parse(Results, description=__doc__ or "")
+    command_line.run(lambda: make_results(chosen))

@@ -59,9 +59,9 @@ def test_figure_knows_its_records(tmp_path: Path) -> None:
     _write(tmp_path / "r", "a", _record())
     records = results.load_records(tmp_path / "r")
     results.draw_curves(records, tmp_path / "f.png")
-    assert results.figure_is_current(records, tmp_path / "f.png")
+    assert results.was_drawn_from(tmp_path / "f.png", results.fingerprint(records))
     records[0]["curves"]["fd"][0][1] = 4.0
-    assert not results.figure_is_current(records, tmp_path / "f.png")
+    assert not results.was_drawn_from(tmp_path / "f.png", results.fingerprint(records))
 
 
 def test_marks_are_needed() -> None:

@@ -111,9 +111,9 @@ def fingerprint(records: Sequence[Record]) -> str:
     return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
 
 
-def figure_is_current(records: Sequence[Record], path: Path) -> bool:
-    """Whether the figure at ``path`` was drawn from exactly these records."""
-    return path.exists() and fingerprint(records).encode() in path.read_bytes()
+def was_drawn_from(path: Path, source: str) -> bool:
+    """Whether the PNG at ``path`` carries ``source``, the fingerprint of what it was drawn from, in its description."""
+    return path.exists() and source.encode() in path.read_bytes()
 
 
 def replace_between_marks(text: str, table: str) -> str:
