@@ -28,8 +28,13 @@ def create_fabric(device: str, precision: str) -> Fabric:
         raise ValueError(f"--precision {precision}: expected {' or '.join(PRECISIONS)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no usable CUDA device; expected auto or cpu")
+    import logging
+
     from lightning.fabric import Fabric
 
+    # It announces the precision on standard error, where a mistake is to be the only line.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     fabric = Fabric(accelerator=accelerator, devices=1, precision=PRECISIONS[precision])  # type: ignore[arg-type]
     fabric.launch()
