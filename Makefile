@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/python scripts/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q $(if $(SLOW),,-m 'not slow')
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto $(if $(SLOW),,-m 'not slow')
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
