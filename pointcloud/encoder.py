@@ -92,16 +92,14 @@ class PointEncoder(nn.Module):
         return fused if order is None else group(fused, order.argsort(1))
 
     def _tokens(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Coordinates and features of the tokens. One farthest-point run serves every level: its prefixes are
-        nested."""
+        """Coordinates and features of the tokens. One farthest-point run serves every level: its prefixes nest."""
         B, N, _ = points.shape
         x = self.embed(points)
         if not self.neighbours:
             return points, x
         counts = self.num_centres or (N,) * len(self.neighbours)
-        order = (
-            farthest_points(points, counts[0]) if self.num_centres else torch.arange(N, device=x.device).expand(B, N)
-        )
+        everyone = torch.arange(N, device=x.device).expand(B, N)
+        order = farthest_points(points, counts[0]) if self.num_centres else everyone
         for embedding, count in zip(self.neighbours, counts, strict=True):
             centres = order[:, :count]
             xyz = group(points, centres)  # (B, M, 3)

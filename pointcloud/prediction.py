@@ -1,5 +1,4 @@
-"""Answers about users' files: what a mesh or a cloud shows, and which parts it has. Deterministic: all sampling is
-seeded.
+"""Answers about users' files: what a mesh or a cloud shows, and which parts it has. All sampling is seeded.
 
 N points, K classes, S parts.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +95,7 @@ class Config:
     too."""
 
     num_points: int = 1024
-    """Points of each cloud drawn anew every epoch; at evaluation the first this many, or all with evaluate_points."""
+    """Points of each cloud, drawn anew every epoch; at evaluation the first so many, unless evaluate_points is given."""
     evaluate_points: int = 0
     """Points of each cloud at evaluation and prediction; 0: num_points."""
     point_dropout: float = 0.0
@@ -110,45 +112,60 @@ class Config:
     """Standard deviation of the noise on each coordinate."""
 
 
+# Field -> least value, greatest value. Shares end just below 1.
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("epochs", "num_points", "evaluate_epochs", "num_layers", "num_neighbours"), (1, math.inf)),
+    **dict.fromkeys(("evaluate_points", "norm_clouds", "stem_layers", "seed"), (0, math.inf)),
+    **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), (0, sys.float_info.max)),
+    **dict.fromkeys(("warmup_epochs", "gradient_clip", "average_epochs"), (0, sys.float_info.max)),
+    **dict.fromkeys(("validation", "dropout", "label_smoothing", "point_dropout"), (0, _BELOW_ONE)),
+    **dict.fromkeys(("rotation", "tilt"), (0, 180)),
+    **dict.fromkeys(("shift", "jitter"), (0, 100)),
+    "batch_size": (2, math.inf),
+    "fuse_channels": (1, math.inf),
+}
+
+
 def check_config(config: Config) -> None:
     """Refuses values that make no sense, naming the flag.
 
     Raises:
         ValueError: in one line.
     """
-    least = {"epochs": 1, "batch_size": 2, "num_points": 1, "evaluate_epochs": 1, "num_layers": 1, "num_neighbours": 1}
-    least |= {"evaluate_points": 0, "norm_clouds": 0, "stem_layers": 0, "fuse_channels": 1, "seed": 0}
-    for name, low in least.items():
-        if getattr(config, name) < low:
-            raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected at least {low}")
-    for name in (
-        "learning_rate",
-        "final_learning_rate",
-        "warmup_epochs",
-        "weight_decay",
-        "gradient_clip",
-        "average_epochs",
-    ):
-        if not 0 <= getattr(config, name) < float("inf"):
-            raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a number from 0")
-    for name in ("validation", "dropout", "label_smoothing", "point_dropout"):
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a share from 0 to below 1")
-    for name in ("shift", "jitter", "rotation", "tilt"):
-        if not 0 <= getattr(config, name) <= 180:
-            raise ValueError(f"{_flag(name)} {getattr(config, name)}: expected a number from 0 to 180")
-    if not 0 < config.scale[0] <= config.scale[1]:
+    for name, (low, high) in _RANGES.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            upper = "" if high > 1e300 else f" to {'below 1' if high == _BELOW_ONE else high}"
+            raise ValueError(f"{_flag(name)} {value}: expected at least {low}{upper}")
+    for name in ("embed_channels", "neighbour_channels", "num_centres", "head_channels"):
+        if any(width < 1 for width in getattr(config, name)):
+            raise ValueError(f"{_flag(name)} {_words(getattr(config, name))}: expected numbers from 1")
+    if not config.embed_channels:
+        raise ValueError("--embed-channels: expected at least one width")
+    if not 0 < config.scale[0] <= config.scale[1] < math.inf:
         raise ValueError(f"--scale {config.scale[0]} {config.scale[1]}: expected 0 < lowest <= highest")
-    if config.task == "segment" and len(config.head_channels) != 2:
-        raise ValueError(
-            f"--head-channels {' '.join(map(str, config.head_channels))}: the segmenter's head has two widths"
-        )
-    if config.task == "segment" and config.pooling != "max":
+    if config.task == "segment":
+        _check_segmenter(config)
+    elif not config.categories:
+        raise ValueError("--no-categories: the flag is the segmenter's; a classifier never sees the category")
+
+
+def _check_segmenter(config: Config) -> None:
+    if len(config.head_channels) != 2:
+        raise ValueError(f"--head-channels {_words(config.head_channels)}: the segmenter's head has two widths")
+    if config.pooling != "max":
         raise ValueError(f"--pooling {config.pooling}: the segmenter always has both; the flag is the classifier's")
+    if config.num_centres:
+        raise ValueError(f"--num-centres {_words(config.num_centres)}: a segmenter keeps all points; expected none")
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _words(values: tuple[int, ...]) -> str:
+    return " ".join(map(str, values))
 
 
 _MODELNET = Config(
@@ -182,7 +199,7 @@ _PARTS: dict[str, Any] = {
 }
 
 PRESETS: dict[str, Config] = {
-    # As PCT_Pytorch trains it (specs of the paper are the same network): the last weights, no average, no validation.
+    # As PCT_Pytorch trains it; the last weights, not the best.
     "pct-modelnet40": replace(
         _MODELNET,
         name="pct-modelnet40",
@@ -207,15 +224,18 @@ PRESETS: dict[str, Config] = {
         warmup_epochs=10.0,
         average_epochs=2.0,
     ),
-    # Two CPU cores, half an hour.
+    # Two CPU cores, half an hour. Milder augmentation and dropout and a higher rate than above learn faster in so few
+    # epochs: after five, 86.2 % of a tenth of the training clouds, held out, against 80.8 %.
     "eat-small": replace(
         _MODELNET,
         name="eat-small",
         out=Path("runs/eat-small"),
-        epochs=32,
+        epochs=28,
         precision="bf16",
-        learning_rate=2e-3,
-        dropout=0.4,
+        learning_rate=3e-3,
+        dropout=0.3,
+        scale=(0.8, 1.25),
+        shift=0.1,
         **_SMALL,
     ),
     # The embedded data, a minute or two each.
@@ -224,12 +244,12 @@ PRESETS: dict[str, Config] = {
         out=Path("runs/eat-shapes-small"),
         epochs=10,
         precision="bf16",
-        learning_rate=2e-3,
-        dropout=0.4,
+        learning_rate=3e-3,
+        dropout=0.3,
         validation=0.1,
         evaluate_epochs=5,
-        scale=(2 / 3, 3 / 2),
-        shift=0.2,
+        scale=(0.8, 1.25),
+        shift=0.1,
         **_SMALL,
     ),
     "eat-shapes-parts-small": replace(
@@ -243,11 +263,12 @@ PRESETS: dict[str, Config] = {
         fuse_channels=256,
         head_channels=(256, 128),
         num_points=1024,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
+        dropout=0.3,
         validation=0.1,
         evaluate_epochs=5,
-        scale=(2 / 3, 3 / 2),
-        shift=0.2,
+        scale=(0.8, 1.25),
+        shift=0.1,
     ),
     # Poses differ from shape to shape in the L-PSB: any pose occurs in training.
     "eat-lpsb": replace(
@@ -258,6 +279,7 @@ PRESETS: dict[str, Config] = {
         data="data",
         epochs=200,
         batch_size=16,
+        precision="bf16",
         warmup_epochs=5.0,
         average_epochs=5.0,
         rotation=180.0,

@@ -48,18 +48,16 @@ def train(config: Config) -> dict[str, float]:
     keep_freed_memory()
     fabric = create_fabric(config.device, config.precision)
     device, B = fabric.device, config.batch_size
-    everything, test_set = (
-        load_split(config.data, config.dataset, "train"),
-        load_split(config.data, config.dataset, "test"),
-    )
-    train_set, validation_set = split_validation(everything, config.validation, config.seed)
+    train_set = load_split(config.data, config.dataset, "train")
+    test_set = load_split(config.data, config.dataset, "test")
+    train_set, validation_set = split_validation(train_set, config.validation, config.seed)
     check_data(config, train_set, test_set)
     seed_step(config.seed, "initialisation")
     network = create_model(config, train_set).to(device)
     open_run(config.out, config, fresh=config.fresh, free=FREE_FIELDS)
 
     train_set = train_set.to(device)
-    D = len(train_set)
+    D, fingerprint = len(train_set), train_set.fingerprint()
     steps = math.ceil(config.epochs * D / B)
     average = WeightAverage(network, half_life=config.average_epochs * D)
     model, optimizer = fabric.setup(network, create_optimizer(config, network))
@@ -88,7 +86,7 @@ def train(config: Config) -> dict[str, float]:
         return inputs, train_set.part_label[items].gather(1, index)
 
     parts = {"network": network, "average": average.model, "optimizer": optimizer}
-    shown, tally = restore(config, parts, train_set)
+    shown, tally = restore(config, parts, fingerprint)
 
     with Interrupt() as interrupt, Progress(config.out, total=steps * B, done=shown, unit="cloud") as progress:
         while shown < steps * B:
@@ -109,9 +107,7 @@ def train(config: Config) -> dict[str, float]:
             average.update(network, shown, B)
 
             right = logits.argmax(-1) == target
-            tally += torch.stack(
-                [loss.detach().double(), right.double().mean(), torch.ones_like(loss.detach().double())]
-            ).cpu()
+            tally += torch.tensor([loss.item(), right.double().mean().item(), 1.0], dtype=torch.float64)
             progress.advance(B)
             epoch_ended = before // D != shown // D
             evaluates = epoch_ended and (shown // D) % config.evaluate_epochs == 0 and shown < steps * B
@@ -122,7 +118,7 @@ def train(config: Config) -> dict[str, float]:
                 assess(config, average.model, train_set, validation_set, progress)
             if epoch_ended or interrupt.requested:
                 states = {name: part.state_dict() for name, part in parts.items()}
-                save_checkpoint(config.out, {**states, "shown": shown, "tally": tally, "data": train_set.fingerprint()})
+                save_checkpoint(config.out, {**states, "shown": shown, "tally": tally, "data": fingerprint})
             if interrupt.requested and shown < steps * B:
                 interrupt.stop(f"{shown:,} of {steps * B:,} clouds")
 
@@ -133,7 +129,7 @@ def train(config: Config) -> dict[str, float]:
         return finish(config, average.model, train_set, validation_set, test_set.to(device), progress)
 
 
-def restore(config: Config, parts: dict[str, Any], train_set: CloudSet) -> tuple[int, Tensor]:
+def restore(config: Config, parts: dict[str, Any], fingerprint: int) -> tuple[int, Tensor]:
     """Loads the run's checkpoint, if there is one, into `parts`.
 
     Returns:
@@ -142,7 +138,7 @@ def restore(config: Config, parts: dict[str, Any], train_set: CloudSet) -> tuple
     state = load_checkpoint(config.out)
     if state is None:
         return 0, torch.zeros(3, dtype=torch.float64)
-    if state["data"] != train_set.fingerprint():
+    if state["data"] != fingerprint:
         raise ValueError(f"--data {config.data}: not the clouds that the run in {config.out} was trained on")
     for name, part in parts.items():
         part.load_state_dict(state[name])

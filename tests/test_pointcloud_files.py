@@ -15,6 +15,7 @@ import torch
 from pointcloud.classifier import PointClassifier
 from pointcloud.meshes import read_shape
 from pointcloud.models import CLASSIFIER, SEGMENTER, load_model
+from pointcloud.pictures import part_colours
 from pointcloud.prediction import classify_file, segment_file
 from pointcloud.segmenter import PartSegmenter
 from shared_attn.runtime.weights import save_weights
@@ -298,6 +299,13 @@ def test_segment_writes_ply_png_and_page(tmp_path: Path, weights: Path, run_scri
     page = (tmp_path / "out" / "box.html").read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page and 'src="http' not in page and ("low" in page or "high" in page)
     assert (tmp_path / "out" / "box.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_parts_of_a_class_are_told_apart_by_colour() -> None:
+    names = [f"{owner}/{part}" for owner in "ab" for part in range(20)]
+    colours = part_colours(names)
+    assert len(np.unique(colours[:20], axis=0)) == 20
+    assert np.array_equal(colours[:20], colours[20:])
 
 
 @pytest.mark.slow
