@@ -61,13 +61,14 @@ def detail_tables(records: Sequence[Record]) -> str:
     parts = []
     for record in records:
         rows = [[name, _number(value)] for name, value in record["metrics"].items()]
-        files = record["data"].get("files", {})
+        data = record["data"]
+        files = data.get("files") or ({"content": data["sha256"]} if "sha256" in data else {})
         parts += [
             f"### {record['id']}: {record['name']}\n",
             f"`{record['command']}`\n",
-            f"Data: {record['data'].get('name', '?')}"
+            f"Data: {data.get('name', '?')}"
             + "".join(f"; {name} sha256 {str(digest)[:12]}" for name, digest in files.items())
-            + (f"; split: {record['data']['split']}" if "split" in record["data"] else "")
+            + (f"; split: {data['split']}" if "split" in data else "")
             + f". Seeds {record['seeds']}, commit {record['commit'][:10]}, {record['date']}, {_machine(record)}, "
             f"{_duration(record['seconds'])}, torch {record['versions']['torch']}. "
             f"Parameters {_count(record['parameters'])}, multiply-adds {_count(record.get('multiply_adds'))}. "
