@@ -95,7 +95,7 @@ class Config:
     too."""
 
     num_points: int = 1024
-    """Points of each cloud, drawn anew every epoch; at evaluation the first so many, unless evaluate_points is given."""
+    """Points of each cloud, drawn anew each epoch; at evaluation the first so many, unless evaluate_points is given."""
     evaluate_points: int = 0
     """Points of each cloud at evaluation and prediction; 0: num_points."""
     point_dropout: float = 0.0
@@ -230,7 +230,7 @@ PRESETS: dict[str, Config] = {
         _MODELNET,
         name="eat-small",
         out=Path("runs/eat-small"),
-        epochs=28,
+        epochs=20,
         precision="bf16",
         learning_rate=3e-3,
         dropout=0.3,
