@@ -83,9 +83,7 @@ class Discriminator(nn.Module):
             raise ValueError(f"image_size {image_size}: expected one of {', '.join(map(str, CHANNELS))}")
         channels = [3] + [width * multiple for multiple in CHANNELS[image_size]]
         self.blocks = nn.ModuleList(
-            DiscriminatorBlock(
-                c_in, c_out, downsample=downsample, first=number == 0, inplace_relu=inplace_relu
-            )
+            DiscriminatorBlock(c_in, c_out, downsample=downsample, first=number == 0, inplace_relu=inplace_relu)
             for number, (c_in, c_out, downsample) in enumerate(
                 zip(channels[:-1], channels[1:], DOWNSAMPLES[image_size], strict=True)
             )

@@ -183,9 +183,7 @@ def evaluate(
         if name not in chosen:
             continue
         if name in ("fid", "fd"):
-            values[f"{name}{net}{every}"] = frechet_distance(
-                real.mean, real.covariance, fake.mean, fake.covariance
-            )
+            values[f"{name}{net}{every}"] = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
         elif name in ("kid", "kd"):
             values[f"{name}{net}{kept}"] = block_kernel_distance(real.features, fake.features)
         elif name == "is":

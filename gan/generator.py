@@ -103,9 +103,7 @@ class Generator(nn.Module):
         )
         self.attention: nn.Module = nn.Identity()
         if attention != "none":
-            self.attention = FeatureMapAttention(
-                attention, channels[self.attention_after], **(attention_options or {})
-            )
+            self.attention = FeatureMapAttention(attention, channels[self.attention_after], **(attention_options or {}))
         self.norm = nn.BatchNorm2d(channels[-1], eps=NORM_EPS)
         self.conv = nn.Conv2d(channels[-1], 3, kernel_size=3, padding=1)
 

@@ -76,9 +76,7 @@ def list_images(source: Path) -> list[ImageFile]:
     if loose and len(loose) < len(folders):
         raise ValueError(f"--data {source}: {loose[0]} lies beside the class folders, expected class/image.jpg")
     single = next(iter(folders.values()))[-1] if shared else source.stem
-    files = [
-        ImageFile(path, single if loose else parts[shared], stamps[path]) for path, parts in folders.items()
-    ]
+    files = [ImageFile(path, single if loose else parts[shared], stamps[path]) for path, parts in folders.items()]
     return sorted(files, key=lambda file: (file.class_name, file.path))
 
 

@@ -71,9 +71,7 @@ def judge(
     if inception_weights is not None and "inception" not in plan:
         raise ValueError(f"--inception-weights {inception_weights}: not used by --metrics {' '.join(metrics)}")
     generator = load_generator(weights, device)
-    networks = {
-        name: load_features(name, device, inception_weights if name == "inception" else None) for name in plan
-    }
+    networks = {name: load_features(name, device, inception_weights if name == "inception" else None) for name in plan}
     images = load_image_set(data, generator.image_size)
 
     def samples() -> Iterable[torch.Tensor]:
