@@ -7,9 +7,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from interruption import assert_stops_change_nothing
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -281,45 +279,10 @@ def test_impossible_values_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def start(blobs: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train_gan.py"), "eagan-cifar10-small", "--data", str(blobs)]
-    flags = "--images 960 --batch-size 8 --generator-width 2 --discriminator-width 2 --features none --log-every 1"
-    more = "--evaluate-every 480 --checkpoint-every 80 --device cpu"
-    return subprocess.Popen(
-        [*command, "--out", str(out), *flags.split(), *more.split()],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-
-
-def wait_for(out: Path, shown: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if (out / "metrics.jsonl").exists() and f'"shown": {shown},' in (out / "metrics.jsonl").read_text():
-            return
-        time.sleep(0.01)
-    raise AssertionError("the run did not come so far")
-
-
 @pytest.mark.slow
 def test_signals_and_resume_by_the_script_end_in_the_same_bits(blobs: Path, tmp_path: Path) -> None:
-    whole = start(blobs, tmp_path / "whole")
-    _, told = whole.communicate(timeout=300)
-    assert whole.returncode == 0, told
-    for shown, number in ((200, signal.SIGINT), (520, signal.SIGKILL), (720, signal.SIGTERM)):
-        piece = start(blobs, tmp_path / "pieces")
-        wait_for(tmp_path / "pieces", shown)
-        piece.send_signal(number)
-        _, told = piece.communicate(timeout=300)
-        if number == signal.SIGKILL:
-            assert piece.returncode == -signal.SIGKILL
-        else:
-            assert piece.returncode == 2
-            assert "interrupted at" in told.splitlines()[-1] and "Traceback" not in told
-    piece = start(blobs, tmp_path / "pieces")
-    _, told = piece.communicate(timeout=300)
-    assert piece.returncode == 0, told
-    assert same_weights(tmp_path / "whole", tmp_path / "pieces")
-    shown = [line["shown"] for line in lines(tmp_path / "pieces")]
-    assert shown == list(range(8, 968, 8))
+    flags = "--images 960 --batch-size 8 --generator-width 2 --discriminator-width 2 --features none --log-every 1"
+    more = "--evaluate-every 480 --checkpoint-every 80"
+    arguments = ["eagan-cifar10-small", "--data", str(blobs), *flags.split(), *more.split()]
+    assert_stops_change_nothing("train_gan.py", arguments, (200, 520, 720), tmp_path)
+    assert [line["shown"] for line in lines(tmp_path / "pieces")] == list(range(8, 968, 8))

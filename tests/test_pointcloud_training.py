@@ -7,15 +7,13 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from interruption import assert_stops_change_nothing
 from safetensors.torch import load_file
 from torch import nn
 
@@ -25,13 +23,6 @@ from pointcloud.averaging import WeightAverage, estimate_norms
 from pointcloud.clouds import CloudSet
 from pointcloud.evaluation import evaluate_classifier, evaluate_segmenter, predict_logits
 from pointcloud.losses import smoothed_cross_entropy
-from pointcloud.metrics import (
-    category_mask,
-    confusion_matrix,
-    mean_class_accuracy,
-    overall_accuracy,
-    segmentation_metrics,
-)
 from pointcloud.models import create_model
 from pointcloud.presets import FREE_FIELDS, PRESETS, Config, check_config
 from pointcloud.training import learning_rate, train
@@ -298,47 +289,6 @@ def test_estimated_norms_are_the_means_over_the_batches() -> None:
     assert not model[0].training and model[0].momentum == 0.1
 
 
-def test_label_smoothing_spreads_over_the_other_classes() -> None:
-    logits, label = torch.randn(6, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0])
-    target = torch.full((6, 5), 0.2 / 4, dtype=torch.float64)
-    target[torch.arange(6), label] = 0.8
-    expected = -(target * logits.log_softmax(-1)).sum(-1).mean()
-    assert float(smoothed_cross_entropy(logits, label, 0.2)) == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_accuracies_count_over_everything_and_not_over_batches() -> None:
-    truth = torch.tensor([0] * 8 + [1] * 2)
-    predicted = torch.tensor([0] * 8 + [0, 1])
-    confusion = confusion_matrix(predicted, truth, 3)
-    assert confusion.tolist() == [[8, 0, 0], [1, 1, 0], [0, 0, 0]]
-    assert overall_accuracy(confusion) == pytest.approx(0.9)
-    assert mean_class_accuracy(confusion) == pytest.approx(0.75)  # the class that does not occur does not count
-
-
-def test_part_iou_of_a_worked_example() -> None:
-    start, count = [0, 2], [2, 3]
-    truth = torch.tensor([[0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 2, 2]])
-    predicted = torch.tensor([[0, 1, 1, 1], [2, 2, 3, 3], [2, 2, 2, 3]])
-    label = torch.tensor([0, 1, 1])
-    first = (1 / 2 + 2 / 3) / 2
-    second = 1.0  # its third part is absent from truth and prediction
-    third = (3 / 4 + 0 + 1) / 3
-    metrics = segmentation_metrics(predicted, truth, truth, label, start, count)
-    assert metrics["instance_mean_iou_unmasked"] == pytest.approx((first + second + third) / 3)
-    assert metrics["class_mean_iou_unmasked"] == pytest.approx((first + (second + third) / 2) / 2)
-    assert metrics["point_accuracy_unmasked"] == pytest.approx(10 / 12)
-    swapped = segmentation_metrics(truth, predicted, truth, label, start, count)
-    assert (
-        swapped["instance_mean_iou"] == metrics["instance_mean_iou_unmasked"]
-        and swapped["class_mean_iou_unmasked"] == 1
-    )
-    assert category_mask(label, 5, start, count)[:, 0].int().tolist() == [
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 1, 1],
-        [0, 0, 1, 1, 1],
-    ]
-
-
 def test_evaluation_does_not_depend_on_the_batch_size_and_repeats_itself(solids: Path) -> None:
     from pointcloud.datasets import load_split
 
@@ -420,48 +370,11 @@ def test_parts_are_needed_for_segmentation(solids: Path, tmp_path: Path) -> None
         train(tiny(tmp_path, tmp_path / "run", **PARTS))
 
 
-def start(solids: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train_pointcloud.py"), "eat-small", "--data", str(solids)]
-    flags = (
-        "--dataset solids --epochs 60 --batch-size 4 --num-points 24 --num-centres 16 8 --num-neighbours 4 --device cpu"
-    )
-    return subprocess.Popen(
-        [*command, "--out", str(out), *flags.split()],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-
-
-def wait_for(out: Path, shown: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if (out / "metrics.jsonl").exists() and f'"shown": {shown},' in (out / "metrics.jsonl").read_text():
-            return
-        time.sleep(0.01)
-    raise AssertionError("the run did not come so far")
-
-
 @pytest.mark.slow
 def test_signals_and_resume_by_the_script_end_in_the_same_bits(solids: Path, tmp_path: Path) -> None:
-    whole = start(solids, tmp_path / "whole")
-    said, told = whole.communicate(timeout=300)
-    assert whole.returncode == 0, told
+    flags = "--dataset solids --epochs 60 --batch-size 4 --num-points 24 --num-centres 16 8 --num-neighbours 4"
+    arguments = ["eat-small", "--data", str(solids), *flags.split()]
+    said = assert_stops_change_nothing("train_pointcloud.py", arguments, (200, 500, 800), tmp_path)
     assert "eat-small: overall_accuracy" in said
-    for shown, number in ((200, signal.SIGINT), (500, signal.SIGKILL), (800, signal.SIGTERM)):
-        piece = start(solids, tmp_path / "pieces")
-        wait_for(tmp_path / "pieces", shown)
-        piece.send_signal(number)
-        _, told = piece.communicate(timeout=300)
-        if number == signal.SIGKILL:
-            assert piece.returncode == -signal.SIGKILL
-        else:
-            assert piece.returncode == 2
-            assert "interrupted at" in told.splitlines()[-1] and "Traceback" not in told
-    piece = start(solids, tmp_path / "pieces")
-    _, told = piece.communicate(timeout=300)
-    assert piece.returncode == 0, told
-    assert same_weights(tmp_path / "whole", tmp_path / "pieces")
     shown = [line["shown"] for line in lines(tmp_path / "pieces") if "train_loss" in line]
     assert shown == list(range(20, 1220, 20))
