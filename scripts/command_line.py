@@ -6,6 +6,7 @@ Imports nothing heavy, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -47,6 +48,7 @@ def parse(
     if presets is not None:
         default = _take_preset(arguments, presets, program, description)
         program = f"{program} PRESET"
+    _check_flags(arguments, config_type, program)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -87,6 +89,18 @@ def _take_preset(arguments: list[str], presets: Mapping[str, Config], program: s
         print(f"{description}\n\nusage: {program} PRESET [flags]\n\npresets: {names}\n")
         return next(iter(presets.values()))  # its flags and defaults follow
     _fail(f"expected a preset first: {program} PRESET [flags] (presets: {names})")
+
+
+def _check_flags(arguments: Sequence[str], config_type: type, program: str) -> None:
+    """Names an unknown flag and the nearest known one, before anything else that may be wrong."""
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(config_type)]
+    known = ["--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)]
+    for argument in arguments:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            close = get_close_matches(flag, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            _fail(f"unknown flag {flag}{hint} ({program} --help lists them)")
 
 
 def _one_line(text: str) -> str:

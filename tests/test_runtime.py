@@ -124,6 +124,7 @@ def test_progress_logs_and_cuts_on_resume(tmp_path: Path) -> None:
 
 
 def test_interrupt_asks_then_insists() -> None:
+    before = signal.getsignal(signal.SIGINT)
     with Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupt.requested
@@ -131,7 +132,7 @@ def test_interrupt_asks_then_insists() -> None:
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt, match="128 images; saved"):
             interrupt.stop("128 images")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_weights_describe_themselves(tmp_path: Path) -> None:
