@@ -23,9 +23,9 @@ class Demo:
 
 # Metric of each run, and what two CPU cores reach with its preset.
 EXPECTED = {
-    "eagan": ("fd_lite0", "below 200"),
-    "eat": ("overall_accuracy", "0.9"),
-    "parts": ("instance_mean_iou", "0.8"),
+    "eagan": ("fd_lite0", "below 600"),
+    "eat": ("overall_accuracy", "0.98"),
+    "parts": ("instance_mean_iou", "0.68"),
 }
 NEXT = """Next, with real data:
   python scripts/train_gan.py eagan-cifar10-small --data cifar10 --out runs/eagan

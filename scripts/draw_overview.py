@@ -41,7 +41,7 @@ def draw(overview: Overview) -> None:
 
     generator = load_generator(overview.gan)
     classes = torch.arange(min(8, generator.num_classes))
-    z = draw_latents(range(8), generator.latent_dim, truncation=1.0).repeat(len(classes), 1)
+    z = draw_latents(range(8), generator.latent_dim).repeat(len(classes), 1)
     images = torch.cat(list(draw_images(generator, z, classes.repeat_interleave(8))))
     with tempfile.TemporaryDirectory() as folder:
         samples, parts = Path(folder) / "samples.png", Path(folder) / "parts"

@@ -90,13 +90,17 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
     from matplotlib import pyplot
 
     curves = [(record["id"], record.get("curves") or {}) for record in records]
-    names = sorted({name for _, curve in curves for name in curve})
-    figure, axes = pyplot.subplots(1, max(len(names), 1), figsize=(5 * max(len(names), 1), 3.6), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=False):
+    names = sorted({name for _, curve in curves for name in curve if not name.endswith("_unmasked")})
+    rows, columns = max(1, -(-len(names) // 3)), 3
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.2 * rows), squeeze=False)
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
+    for axis, name in zip(axes.flat, names, strict=False):
         for label, curve in curves:
             if curve.get(name):
                 shown, values = zip(*curve[name], strict=True)
                 axis.plot(shown, values, marker="o", markersize=3, label=label)
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         axis.set_xlabel("items shown")
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
