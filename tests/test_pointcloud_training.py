@@ -103,6 +103,8 @@ def same_weights(first: Path, second: Path) -> bool:
 def test_ten_golden_steps(name: str, solids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses of the first 10 steps are those of the day they were recorded.
 
+    With SGD and half the clouds a step: biases that a batch norm cancels have no gradient but rounding, of which Adam
+    makes full steps, and norms over four clouds multiply it by ten a step, so thread counts would differ.
     Regenerate with: EAGAN_EAT_REGENERATE=1 python -m pytest tests/test_pointcloud_training.py -k golden
     """
     losses: list[float] = []
@@ -114,13 +116,14 @@ def test_ten_golden_steps(name: str, solids: Path, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(training, "smoothed_cross_entropy", recording)
     changes = {**PARTS, "validation": 0.0} if name == "parts" else {"attention": name, "validation": 0.0}
-    train(tiny(solids, tmp_path / "run", epochs=2, dropout=0.0, **changes))
+    rule = {"optimizer": "sgd", "learning_rate": 5e-3, "batch_size": 10, "epochs": 5}
+    train(tiny(solids, tmp_path / "run", dropout=0.0, **rule, **changes))
     assert len(losses) == 10
     if os.environ.get("EAGAN_EAT_REGENERATE"):
         known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(json.dumps({**known, name: losses}, indent=1) + "\n")
-    np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text())[name], rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text())[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{"precision": "bf16"}, PARTS], ids=["classifier", "segmenter"])
