@@ -44,7 +44,7 @@ class PublishedNeighbourEmbedding(NeighbourEmbedding):
 
 
 class PublishedOffsetBlock(OffsetBlock):
-    def forward(self, x: Tensor, grid: object = None, mask: object = None) -> Tensor:  # noqa: ARG002 (the one call)
+    def attend(self, x: Tensor, _grid: tuple[int, ...] | None, _mask: Tensor | None, /) -> Tensor:
         assert isinstance(self.attention, DoubleNormalisedAttention)
         x = x.transpose(1, 2).contiguous()  # (B, C, N)
         query, value = convolve(self.attention.query_key, x), convolve(self.attention.value, x)

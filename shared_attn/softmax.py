@@ -1,13 +1,14 @@
 """Plain self-attention and the simplified form it has in the external-attention paper.
 
-Legend: B batch, N tokens, C channels.
+Legend: B batch, N tokens, M tokens of a context, C channels.
 """
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared_attn.attention import Attention, check_divisible
+from shared_attn.attention import Attention, Context, check_divisible
 from shared_attn.functional import softmax_attention
 
 __all__ = ["SelfAttention", "SimplifiedSelfAttention"]
@@ -24,6 +25,7 @@ class SelfAttention(Attention):
     """
 
     name = "self"
+    takes_context = True
 
     def __init__(self, dim: int, num_heads: int = 1) -> None:
         super().__init__(dim)
@@ -35,6 +37,15 @@ class SelfAttention(Attention):
     def attend(self, x: Tensor, _grid: tuple[int, ...] | None, mask: Tensor | None, /) -> Tensor:
         query, key, value = self.query_key_value(x).chunk(3, dim=-1)  # each (B, N, C)
         y: Tensor = self.output(softmax_attention(query, key, value, mask=mask, num_heads=self.num_heads))
+        return y
+
+    def cross_attend(
+        self, x: Tensor, _grid: tuple[int, ...] | None, _mask: Tensor | None, context: Context, /
+    ) -> Tensor:
+        weight = self.query_key_value.weight
+        query = F.linear(x, weight[: self.dim])
+        key, value = F.linear(context.tokens, weight[self.dim :]).chunk(2, dim=-1)  # each (B, M, C)
+        y: Tensor = self.output(softmax_attention(query, key, value, mask=context.mask, num_heads=self.num_heads))
         return y
 
 

@@ -185,6 +185,27 @@ def test_mistakes_at_the_call_name_the_variant(name: str) -> None:
 
 
 @EVERY
+def test_a_context_is_attended_or_refused_by_name(name: str) -> None:
+    """With itself as context a variant is self-attention; another context changes every output, its padding none."""
+    attention, x = _attention(name).eval(), _tokens()
+    with pytest.raises(ValueError, match=f"{name}.*need a context"):
+        attention(x, grid=GRID, context_grid=GRID)
+    if not attention.takes_context:
+        with pytest.raises(ValueError, match=f"{name}.*cross-attention"):
+            attention(x, grid=GRID, context=x)
+        return
+    torch.testing.assert_close(attention(x, GRID, context=x), attention(x, GRID), rtol=0, atol=1e-12)
+    other = _tokens(6)
+    y = attention(x, grid=(N,), context=other, context_grid=(6,))
+    assert (y - attention(x, grid=(N,))).abs().amax(-1).all()
+    padded, mask = torch.cat([other, torch.full((2, 2, DIM), float("nan"))], 1), torch.arange(8).expand(2, 8) < 6
+    same = attention(x, grid=(N,), context=padded.double(), context_grid=(8,), context_mask=mask)
+    torch.testing.assert_close(same, y, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=f"{name}.*samples"):
+        attention(x, grid=GRID, context=x[:1])
+
+
+@EVERY
 def test_mistakes_at_creation_name_the_variant(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}.*'memory'.*its options: "):
         create_attention(name, DIM, memory=3)
