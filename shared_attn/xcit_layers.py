@@ -5,8 +5,8 @@ Legend: B batch, N tokens, C channels, H heads, D head width.
 Cross-covariance attention mixes channels and never compares two tokens: `LocalPatchInteraction` is how tokens of one
 neighbourhood meet. The last layers attend with the class token alone (CaiT, arXiv 2103.17239, section 3).
 
-With one query the key and value maps fold away exactly: q^T (W_k x_n) = (W_k^T q)^T x_n, and because the weights a_n sum
-to one, sum_n a_n (W_v x_n + b_v) = W_v (sum_n a_n x_n) + b_v. A bias of the keys adds the same to every logit and
+With one query the key and value maps fold away exactly: q^T (W_k x_n) = (W_k^T q)^T x_n, and because the weights a_n
+sum to one, sum_n a_n (W_v x_n + b_v) = W_v (sum_n a_n x_n) + b_v. A bias of the keys adds the same to every logit and
 cancels. So class attention takes 2 N C H multiply-adds beside maps of single vectors, not 2 N C^2.
 """
 
@@ -26,8 +26,8 @@ __all__ = ["ClassAttention", "ClassAttentionBlock", "LocalPatchInteraction"]
 class LocalPatchInteraction(Attention):
     """Depthwise convolution, GELU, batch norm, depthwise convolution, in the order of the released code and timm.
 
-    Both convolutions are padded with zeros. Padding of a mask counts as such zeros in both, so that a padded sequence is
-    the sequence alone; a sequence (N,) is a grid (N, 1). Needs a grid.
+    Both convolutions are padded with zeros. Masked tokens count as such zeros in both, so that a padded sequence is the
+    sequence alone; a sequence (N,) is a grid (N, 1). Needs a grid.
 
     Args:
         dim: channels C.
@@ -50,7 +50,8 @@ class LocalPatchInteraction(Attention):
         self.second = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
         for layer in (self.first, self.second):
             nn.init.normal_(layer.weight, std=1 / kernel_size)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def attend(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None, /) -> Tensor:
         assert grid is not None, "needs_grid"
@@ -95,11 +96,12 @@ class ClassAttention(nn.Module):
         with full_precision(x):
             precise = torch.promote_types(dtype, torch.float32)
             tokens = x.to(precise)
-            reach = (query.to(precise) @ self.key.weight.to(precise).reshape(H, D, C)).squeeze(2)  # (B, H, C)
-            logits = (reach @ tokens.mT) * D**-0.5  # (B, H, N)
             if mask is not None:
                 attended = mask | (torch.arange(N, device=mask.device) == 0)
                 tokens = tokens.masked_fill(~attended.unsqueeze(2), 0)
+            reach = (query.to(precise) @ self.key.weight.to(precise).reshape(H, D, C)).squeeze(2)  # (B, H, C)
+            logits = (reach @ tokens.mT) * D**-0.5  # (B, H, N)
+            if mask is not None:
                 logits = logits.masked_fill(~attended.unsqueeze(1), float("-inf"))
             means = (logits.softmax(dim=-1) @ tokens).unsqueeze(2)  # (B, H, 1, C)
             mixed = (means @ self.value.weight.to(precise).reshape(H, D, C).mT).reshape(B, 1, C)
@@ -141,12 +143,13 @@ class ClassAttentionBlock(nn.Module):
         self.network = nn.Sequential(
             nn.Linear(dim, int(dim * mlp_ratio)), nn.GELU(), nn.Linear(int(dim * mlp_ratio), dim)
         )
-        scaled = layer_scale is not None
-        self.attention_scale = nn.Parameter(torch.full((dim,), layer_scale)) if scaled else None
-        self.network_scale = nn.Parameter(torch.full((dim,), layer_scale)) if scaled else None
+        self.attention_scale = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
+        self.network_scale = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x: (B, N, C), the class token first; mask: (B, N) bool, True = real. Returns (B, N, C)."""
+        """x: (B, N, C), the class token first; mask: (B, N) bool, True = real. Returns (B, N, C), padding zero."""
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(2), 0)
         normed = self.attention_norm(x)
         attended = torch.cat([self.attention(normed, mask), normed[:, 1:]], dim=1)
         x = x + _scale(attended, self.attention_scale)
@@ -157,7 +160,8 @@ class ClassAttentionBlock(nn.Module):
             token, patches = self.network_norm(x[:, :1]), x[:, 1:]
         token = token + _scale(self.network(token), self.network_scale)
         # In timm the patch tokens pass this residual too, as their own addition: they are doubled.
-        return torch.cat([token, 2 * patches], dim=1)
+        y = torch.cat([token, 2 * patches], dim=1)
+        return y if mask is None else y.masked_fill(~mask.unsqueeze(2), 0)
 
 
 def _scale(x: Tensor, scale: Tensor | None) -> Tensor:
