@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from shared_attn.complexity import Cost, attention_cost
 
@@ -21,6 +21,16 @@ class PublishedCost:
     reported_multiply_adds_g: float
     counted: Cost
     remark: str
+
+    HEAD: ClassVar[str] = (
+        f"{'at 1 x 512 x 128 x 128':26}{'reported M':>12}{'counted':>9}{'reported G':>12}{'counted':>9}"
+    )
+
+    def __str__(self) -> str:
+        """A line of the table under HEAD."""
+        parameters = f"{self.reported_parameters_m:12.2f}{self.counted.parameters / 1e6:9.2f}"
+        operations = f"{self.reported_multiply_adds_g:12.1f}{self.counted.multiply_adds / 1e9:9.2f}"
+        return f"{self.label:26}{parameters}{operations}  {self.remark}"
 
 
 # Label, reported M and G, variant, options, and why the counted numbers differ.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shared_attn.benchmark import PaperBlock
+from shared_attn.head_to_head import PaperBlock
 from shared_attn.reference import list_references, load_reference
 
 GOLDEN = {
