@@ -15,6 +15,7 @@ from shared_attn.covariance import CrossCovarianceAttention
 from shared_attn.double import DoubleAttention
 from shared_attn.external import ExternalAttention, MultiHeadExternalAttention
 from shared_attn.ham import HamAttention
+from shared_attn.hilo import HiLoAttention
 from shared_attn.identity import NoAttention
 from shared_attn.linear import LinearAttention
 from shared_attn.offset import OffsetAttention
@@ -32,6 +33,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "sagan": SaganAttention,
     "offset": OffsetAttention,
     "cross_covariance": CrossCovarianceAttention,
+    "hilo": HiLoAttention,
     "linear": LinearAttention,
     "performer": PerformerAttention,
     "double": DoubleAttention,

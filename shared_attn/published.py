@@ -13,6 +13,7 @@ from torch import nn
 from shared_attn.covariance import CrossCovarianceAttention
 from shared_attn.external import ExternalAttentionBlock, MultiHeadExternalAttention
 from shared_attn.feature_map import GatedAttention
+from shared_attn.hilo import HiLoAttention
 from shared_attn.offset import OffsetAttention
 from shared_attn.sagan import SaganAttention
 
@@ -47,6 +48,24 @@ def _studiogan_self_attention(channels: int) -> nn.Module:
 
 def _pct_offset(channels: int) -> nn.Module:
     return OffsetAttention(channels)
+
+
+def _litv2_hilo(
+    dim: int, num_heads: int = 8, qkv_bias: bool = False, window_size: int = 2, alpha: float = 0.5
+) -> nn.Module:
+    return HiLoAttention(dim, num_heads, window_size, alpha, qkv_bias)
+
+
+def _litv2_hilo_names(module: nn.Module) -> Names:
+    layers = {
+        "low_query": "l_q",
+        "low_key_value": "l_kv",
+        "low_output": "l_proj",
+        "high_query_key_value": "h_qkv",
+        "high_output": "h_proj",
+    }
+    names = {name: name.split(".") for name, _ in module.named_parameters()}
+    return {f"{layers[layer]}.{kind}": (name, 0) for name, (layer, kind) in names.items()}
 
 
 def _timm_xca(dim: int, num_heads: int = 8, qkv_bias: bool = False) -> nn.Module:
@@ -112,5 +131,6 @@ SOURCES: dict[str, Source] = {
             **_batch_norm("after_norm", "norm"),
         },
     ),
+    "litv2.hilo": Source(_litv2_hilo, _litv2_hilo_names),
     "timm.xca": Source(_timm_xca, _timm_xca_names),
 }
