@@ -72,29 +72,33 @@ class HiLoAttention(Attention):
     def attend(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None, /) -> Tensor:
         assert grid is not None, "needs_grid"
         windows = Windows(grid, self.window_size)
-        tokens, real = windows.split(windows.plane(x)), windows.real(x, mask)  # (B P, T, C), (B P, T)
         # Queries do not mind their order, so that everything happens in that of the windows.
+        tokens, real = windows.arrange(x), windows.real(x, mask)  # (B, P T, C), (B, P T, 1)
         parts = []
         if self.high_heads:
-            parts.append(self._attend_inside_windows(tokens, real))
+            parts.append(self._attend_inside_windows(tokens, windows, real))
         if self.low_heads:
-            parts.append(self._attend_to_averages(tokens, real, x.shape[0]).reshape(*tokens.shape[:2], -1))
-        return windows.merge(torch.cat(parts, dim=-1), x.shape[0])
+            parts.append(self._attend_to_averages(tokens, windows, real))
+        return windows.restore(torch.cat(parts, dim=-1))
 
-    def _attend_inside_windows(self, tokens: Tensor, real: Tensor | None) -> Tensor:
-        query, key, value = self.high_query_key_value(tokens).chunk(3, dim=-1)  # each (B P, T, h)
-        y: Tensor = self.high_output(softmax_attention(query, key, value, mask=real, num_heads=self.high_heads))
+    def _attend_inside_windows(self, tokens: Tensor, windows: Windows, real: Tensor | None) -> Tensor:
+        query, key, value = windows.each(self.high_query_key_value(tokens)).chunk(3, dim=-1)  # each (B P, T, h)
+        keys = None if real is None else windows.each(real).squeeze(-1)
+        attended = softmax_attention(query, key, value, mask=keys, num_heads=self.high_heads)
+        y: Tensor = self.high_output(windows.together(attended, tokens.shape[0]))
         return y
 
-    def _attend_to_averages(self, tokens: Tensor, real: Tensor | None, batch: int) -> Tensor:
+    def _attend_to_averages(self, tokens: Tensor, windows: Windows, real: Tensor | None) -> Tensor:
+        B, P = tokens.shape[0], windows.number
+        each = windows.each(tokens)  # (B P, T, C)
         if real is None:
-            average, full = tokens.mean(dim=1), None
+            average, keys = each.mean(dim=1), None
         else:  # padding is zero
-            average = tokens.sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1).to(tokens.dtype)
-            full = real.any(dim=1).reshape(batch, -1)  # (B, P)
-        query = self.low_query(tokens).reshape(batch, -1, self.low_query.out_features)  # (B, P T, l)
-        key, value = self.low_key_value(average.reshape(batch, -1, self.dim)).chunk(2, dim=-1)  # each (B, P, l)
-        y: Tensor = self.low_output(softmax_attention(query, key, value, mask=full, num_heads=self.low_heads))
+            counts = windows.each(real).sum(dim=1)  # (B P, 1)
+            average, keys = each.sum(dim=1) / counts.clamp(min=1).to(each.dtype), (counts > 0).reshape(B, P)
+        key, value = self.low_key_value(average.reshape(B, P, self.dim)).chunk(2, dim=-1)  # each (B, P, l)
+        query = self.low_query(tokens)  # (B, P T, l)
+        y: Tensor = self.low_output(softmax_attention(query, key, value, mask=keys, num_heads=self.low_heads))
         return y
 
 

@@ -5,8 +5,6 @@ Legend: B batch, N tokens, C channels, H W grid, P windows of a sample, T tokens
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,8 +16,8 @@ class Windows:
     """How a layout is cut into windows of `size` x `size` tokens, or a sequence into runs of size^2.
 
     A window is no longer than the layout in any dimension. Where windows do not fill the layout it is padded at its
-    end. A size that is only known as a symbol, as in a graph for any number of tokens, is padded (perhaps by nothing)
-    and never shortens a window.
+    end. A size that is only known as a symbol, as in a graph for any number of tokens, never shortens a window, and is
+    always padded, by a window more than it may need: a graph does not hold for one window and for several alike.
 
     Args:
         grid: (H, W), or (N,) for a sequence, which is a column with windows one token wide.
@@ -27,60 +25,84 @@ class Windows:
     """
 
     def __init__(self, grid: tuple[int, ...], size: int) -> None:
-        self.grid = grid if len(grid) == 2 else (grid[0], 1)
-        side = (size, size) if len(grid) == 2 else (size * size, 1)
-        self.shape = tuple(
-            s if isinstance(n, torch.SymInt) else min(n, s) for n, s in zip(self.grid, side, strict=True)
-        )
-        self.counts = tuple((n + s - 1) // s for n, s in zip(self.grid, self.shape, strict=True))
-        self.padding = tuple(-n % s for n, s in zip(self.grid, self.shape, strict=True))
+        self.is_sequence = len(grid) == 1
+        self.grid = (grid[0], 1) if self.is_sequence else (grid[0], grid[1])
+        side = (size * size, 1) if self.is_sequence else (size, size)
+        (self.down, self.height), (self.across, self.width) = (_cut(n, s) for n, s in zip(self.grid, side, strict=True))
+        self.padding = (self.down * self.height - self.grid[0], self.across * self.width - self.grid[1])
         self.pads = any(isinstance(n, torch.SymInt) or n > 0 for n in self.padding)
+
+    @property
+    def number(self) -> int:
+        """P, the windows of a sample."""
+        return self.down * self.across
 
     @property
     def length(self) -> int:
         """T, the tokens of a window."""
-        return math.prod(self.shape)
+        return self.height * self.width
 
     def plane(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, H', W', C) of whole windows, zeros after the layout's end."""
-        plane = x.reshape(x.shape[0], *self.grid, -1)
+        """(B, N, C) -> (B, H', W', C), with zeros at the end where windows do not fill the layout."""
+        plane = x.reshape(x.shape[0], *self.grid, x.shape[2])
         return F.pad(plane, (0, 0, 0, self.padding[1], 0, self.padding[0])) if self.pads else plane
 
-    def split(self, plane: Tensor) -> Tensor:
-        """(B, H', W', C) -> (B P, T, C), a view where windows are one token wide. Windows go row by row."""
-        C = plane.shape[-1]
-        (h, w), (_, across) = self.shape, self.counts
-        if self.grid[1] == 1:
-            return plane.reshape(-1, h, C)
-        cut = plane.reshape(plane.shape[0], -1, h, across, w, C).transpose(2, 3)  # (B, H' / h, W' / w, h, w, C)
-        return cut.reshape(-1, h * w, C)
+    def cut(self, plane: Tensor) -> Tensor:
+        """(B, H', W', C) -> (B, P T, C): window after window, row by row. A view of a sequence."""
+        B, C = plane.shape[0], plane.shape[-1]
+        if not self.is_sequence:
+            plane = plane.reshape(B, self.down, self.height, self.across, self.width, C).transpose(2, 3)
+        return plane.reshape(B, self.number * self.length, C)
 
-    def merge(self, windows: Tensor, batch: int) -> Tensor:
-        """(B P, T, C) -> (B, N, C): the inverse of `split` and `plane`."""
-        return self.crop(self.join(windows, batch))
+    def arrange(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, P T, C): window after window, the layout's end padded with zeros."""
+        return self.cut(self.plane(x))
 
-    def join(self, windows: Tensor, batch: int) -> Tensor:
-        """(B P, T, C) -> (B, H', W', C): the inverse of `split`."""
-        C = windows.shape[-1]
-        (h, w), (down, across) = self.shape, self.counts
-        if self.grid[1] == 1:
-            return windows.reshape(batch, -1, 1, C)
-        cut = windows.reshape(batch, down, across, h, w, C).transpose(2, 3)
-        return cut.reshape(batch, down * h, across * w, C)
+    def each(self, tokens: Tensor) -> Tensor:
+        """(B, P T, C) -> (B P, T, C), a view."""
+        if isinstance(tokens.shape[1], torch.SymInt):  # whose divisibility by T a reshape would have to prove
+            return tokens.unfold(1, self.length, self.length).transpose(2, 3).flatten(0, 1)
+        return tokens.reshape(tokens.shape[0] * self.number, self.length, tokens.shape[2])
+
+    def together(self, windows: Tensor, batch: int) -> Tensor:
+        """(B P, T, C) -> (B, P T, C), a view: the inverse of `each`."""
+        return windows.reshape(batch, self.number * self.length, windows.shape[2])
+
+    def join(self, tokens: Tensor) -> Tensor:
+        """(B, P T, C) -> (B, H', W', C): the inverse of `cut`."""
+        B, C = tokens.shape[0], tokens.shape[2]
+        if not self.is_sequence:
+            tokens = tokens.reshape(B, self.down, self.across, self.height, self.width, C).transpose(2, 3)
+        return tokens.reshape(B, self.down * self.height, self.across * self.width, C)
 
     def crop(self, plane: Tensor) -> Tensor:
         """(B, H', W', C) -> (B, N, C): the inverse of `plane`."""
+        H, W = self.grid
+        if self.is_sequence and isinstance(H, torch.SymInt):  # a slice would have to know whether it is the whole
+            return plane.squeeze(2).index_select(1, torch.arange(H, device=plane.device))
         if self.pads:
-            plane = plane[:, : self.grid[0], : self.grid[1]]
-        return plane.reshape(plane.shape[0], -1, plane.shape[-1])
+            plane = plane[:, :H, :W]
+        return plane.reshape(plane.shape[0], H * W, plane.shape[3])
+
+    def restore(self, tokens: Tensor) -> Tensor:
+        """(B, P T, C) -> (B, N, C): the inverse of `arrange`."""
+        return self.crop(self.join(tokens))
 
     def real(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
-        """(B P, T) bool: which tokens of the windows are real. None where all are."""
+        """(B, P T, 1) bool: which of the arranged tokens are real. None where all are."""
         if mask is None:
             if not self.pads:
                 return None
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
-        return self.split(self.plane(mask.unsqueeze(-1))).squeeze(-1)
+        return self.arrange(mask.unsqueeze(-1))
+
+
+def _cut(tokens: int, side: int) -> tuple[int, int]:
+    """How many windows a dimension needs, and their length."""
+    if isinstance(tokens, torch.SymInt):
+        return tokens // side + 2, side
+    side = min(tokens, side)
+    return -(-tokens // side), side
 
 
 def z_order(size: int) -> list[int]:

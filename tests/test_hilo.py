@@ -157,11 +157,13 @@ def test_mistakes_are_told(options: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_windows_are_cut_and_put_together(grid: tuple[int, ...], size: int) -> None:
     windows, x = Windows(grid, size), torch.arange(1.0, 1 + 2 * math.prod(grid)).reshape(2, -1, 1)
-    cut = windows.split(windows.plane(x))
-    found = [[int(n) - 1 for n in window if n > 0] for window in cut.squeeze(-1).tolist()]
+    tokens = windows.arrange(x)
+    each = windows.each(tokens)
+    found = [[int(n) - 1 for n in window if n > 0] for window in each.squeeze(-1).tolist()]
     first = _windows(grid, size)
     assert found == first + [[n + math.prod(grid) for n in window] for window in first]
-    assert torch.equal(windows.merge(cut, 2), x)
+    assert torch.equal(windows.together(each, 2), tokens)
+    assert torch.equal(windows.restore(tokens), x)
 
 
 def test_the_z_curve_goes_by_quadrants() -> None:
