@@ -22,6 +22,7 @@ from shared_attn.offset import OffsetAttention
 from shared_attn.performer import PerformerAttention
 from shared_attn.sagan import SaganAttention
 from shared_attn.softmax import SelfAttention, SimplifiedSelfAttention
+from shared_attn.spatial_reduction import SpatialReductionAttention
 
 __all__ = ["ATTENTION", "Attention", "create_attention", "list_attentions"]
 
@@ -34,6 +35,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "offset": OffsetAttention,
     "cross_covariance": CrossCovarianceAttention,
     "hilo": HiLoAttention,
+    "spatial_reduction": SpatialReductionAttention,
     "linear": LinearAttention,
     "performer": PerformerAttention,
     "double": DoubleAttention,

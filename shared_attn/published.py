@@ -16,6 +16,7 @@ from shared_attn.feature_map import GatedAttention
 from shared_attn.hilo import HiLoAttention
 from shared_attn.offset import OffsetAttention
 from shared_attn.sagan import SaganAttention
+from shared_attn.spatial_reduction import SpatialReductionAttention
 
 __all__ = ["SOURCES", "Names", "Source"]
 
@@ -79,6 +80,20 @@ def _timm_xca_names(module: nn.Module) -> Names:
     return {**names, "proj.weight": ("output.weight", 0), "proj.bias": ("output.bias", 0)}
 
 
+def _timm_spatial_reduction(
+    dim: int, num_heads: int = 8, sr_ratio: int = 1, linear_attn: bool = False, qkv_bias: bool = True
+) -> nn.Module:
+    if linear_attn:  # where timm does not look at sr_ratio
+        return SpatialReductionAttention(dim, num_heads, form="pool", qkv_bias=qkv_bias)
+    return SpatialReductionAttention(dim, num_heads, sr_ratio, qkv_bias=qkv_bias, partial="drop")
+
+
+def _timm_spatial_reduction_names(module: nn.Module) -> Names:
+    layers = {"query": "q", "key_value": "kv", "output": "proj", "convolution": "sr", "norm": "norm"}
+    names = {name: name.split(".") for name, _ in module.named_parameters()}
+    return {f"{layers[layer]}.{kind}": (name, 0) for name, (layer, kind) in names.items()}
+
+
 def _batch_norm(original: str, ours: str) -> Names:
     kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     return {f"{original}.{kind}": (f"{ours}.{kind}", 0) for kind in kinds}
@@ -133,4 +148,5 @@ SOURCES: dict[str, Source] = {
     ),
     "litv2.hilo": Source(_litv2_hilo, _litv2_hilo_names),
     "timm.xca": Source(_timm_xca, _timm_xca_names),
+    "timm.spatial_reduction": Source(_timm_spatial_reduction, _timm_spatial_reduction_names),
 }

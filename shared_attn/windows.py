@@ -15,20 +15,24 @@ __all__ = ["Windows", "z_order"]
 class Windows:
     """How a layout is cut into windows of `size` x `size` tokens, or a sequence into runs of size^2.
 
-    A window is no longer than the layout in any dimension. Where windows do not fill the layout it is padded at its
-    end. A size that is only known as a symbol, as in a graph for any number of tokens, never shortens a window, and is
-    always padded, by a window more than it may need: a graph does not hold for one window and for several alike.
+    Where windows do not fill the layout it is padded at its end. A size that is only known as a symbol, as in a graph
+    for any number of tokens, never shortens a window, and is always padded, by a window more than it may need: a graph
+    does not hold for one window and for several alike.
 
     Args:
         grid: (H, W), or (N,) for a sequence, which is a column with windows one token wide.
         size: tokens along a side of a window.
+        shrinks: whether a dimension shorter than a window shortens the window, which saves the padding.
     """
 
-    def __init__(self, grid: tuple[int, ...], size: int) -> None:
+    def __init__(self, grid: tuple[int, ...], size: int, *, shrinks: bool = True) -> None:
         self.is_sequence = len(grid) == 1
         self.grid = (grid[0], 1) if self.is_sequence else (grid[0], grid[1])
         side = (size * size, 1) if self.is_sequence else (size, size)
-        (self.down, self.height), (self.across, self.width) = (_cut(n, s) for n, s in zip(self.grid, side, strict=True))
+        (self.down, self.height), (self.across, self.width) = (
+            _cut(n, min(n, s) if shrinks and not isinstance(n, torch.SymInt) else s)
+            for n, s in zip(self.grid, side, strict=True)
+        )
         self.padding = (self.down * self.height - self.grid[0], self.across * self.width - self.grid[1])
         self.pads = any(isinstance(n, torch.SymInt) or n > 0 for n in self.padding)
 
@@ -99,10 +103,7 @@ class Windows:
 
 def _cut(tokens: int, side: int) -> tuple[int, int]:
     """How many windows a dimension needs, and their length."""
-    if isinstance(tokens, torch.SymInt):
-        return tokens // side + 2, side
-    side = min(tokens, side)
-    return -(-tokens // side), side
+    return (tokens // side + 2 if isinstance(tokens, torch.SymInt) else -(-tokens // side)), side
 
 
 def z_order(size: int) -> list[int]:

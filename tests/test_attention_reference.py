@@ -20,6 +20,7 @@ GOLDEN = {
     "pct.offset": "offset_pct_a",
     "litv2.hilo": "hilo_litv2_a",
     "timm.xca": "xca_timm_a",
+    "timm.spatial_reduction": "spatial_reduction_timm_a",
 }
 NOT_CONSTRUCTOR = ("source", "layout", "mode", "grid")
 

@@ -16,7 +16,7 @@ from shared_attn.external import ExternalAttentionBlock
 
 C, S, N = 512, 64, 128 * 128  # table 12 of arXiv 2105.02358
 LINEAR = {"external", "multihead_external", "cross_covariance", "linear", "performer", "double", "ham", "none"}
-SQUARE_CELLS = {"hilo"}
+SQUARE_CELLS = {"hilo", "spatial_reduction"}
 
 
 @pytest.mark.parametrize(
