@@ -23,6 +23,7 @@ from shared_attn.performer import PerformerAttention
 from shared_attn.sagan import SaganAttention
 from shared_attn.softmax import SelfAttention, SimplifiedSelfAttention
 from shared_attn.spatial_reduction import SpatialReductionAttention
+from shared_attn.window import WindowAttention
 
 __all__ = ["ATTENTION", "Attention", "create_attention", "list_attentions"]
 
@@ -36,6 +37,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "cross_covariance": CrossCovarianceAttention,
     "hilo": HiLoAttention,
     "spatial_reduction": SpatialReductionAttention,
+    "window": WindowAttention,
     "linear": LinearAttention,
     "performer": PerformerAttention,
     "double": DoubleAttention,

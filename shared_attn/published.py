@@ -17,6 +17,7 @@ from shared_attn.hilo import HiLoAttention
 from shared_attn.offset import OffsetAttention
 from shared_attn.sagan import SaganAttention
 from shared_attn.spatial_reduction import SpatialReductionAttention
+from shared_attn.window import WindowAttention
 
 __all__ = ["SOURCES", "Names", "Source"]
 
@@ -94,6 +95,19 @@ def _timm_spatial_reduction_names(module: nn.Module) -> Names:
     return {f"{layers[layer]}.{kind}": (name, 0) for name, (layer, kind) in names.items()}
 
 
+def _timm_window(
+    dim: int, num_heads: int, window_size: int = 7, shift_size: int = 0, qkv_bias: bool = True
+) -> nn.Module:
+    return WindowAttention(dim, num_heads, window_size, shift_size, qkv_bias)
+
+
+def _timm_window_names(module: nn.Module) -> Names:
+    names = {"relative_position_bias_table": ("relative_bias", 0), "qkv.weight": ("query_key_value.weight", 0)}
+    if module.get_submodule("query_key_value").bias is not None:
+        names["qkv.bias"] = ("query_key_value.bias", 0)
+    return {**names, "proj.weight": ("output.weight", 0), "proj.bias": ("output.bias", 0)}
+
+
 def _batch_norm(original: str, ours: str) -> Names:
     kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     return {f"{original}.{kind}": (f"{ours}.{kind}", 0) for kind in kinds}
@@ -149,4 +163,5 @@ SOURCES: dict[str, Source] = {
     "litv2.hilo": Source(_litv2_hilo, _litv2_hilo_names),
     "timm.xca": Source(_timm_xca, _timm_xca_names),
     "timm.spatial_reduction": Source(_timm_spatial_reduction, _timm_spatial_reduction_names),
+    "timm.window": Source(_timm_window, _timm_window_names),
 }

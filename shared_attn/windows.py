@@ -23,18 +23,25 @@ class Windows:
         grid: (H, W), or (N,) for a sequence, which is a column with windows one token wide.
         size: tokens along a side of a window.
         shrinks: whether a dimension shorter than a window shortens the window, which saves the padding.
+        shift: windows begin that many tokens further down and right, in a sequence `size` times as many further on. The
+            layout is rolled: the last windows also hold its beginning, as regions of their own. A grid is not shifted
+            along a dimension that one window spans; a sequence always is (and its windows never shrink), so that it
+            does not depend on what pads it.
     """
 
-    def __init__(self, grid: tuple[int, ...], size: int, *, shrinks: bool = True) -> None:
+    def __init__(self, grid: tuple[int, ...], size: int, *, shrinks: bool = True, shift: int = 0) -> None:
         self.is_sequence = len(grid) == 1
         self.grid = (grid[0], 1) if self.is_sequence else (grid[0], grid[1])
         side = (size * size, 1) if self.is_sequence else (size, size)
+        shrinks = shrinks and not (self.is_sequence and shift)
         (self.down, self.height), (self.across, self.width) = (
             _cut(n, min(n, s) if shrinks and not isinstance(n, torch.SymInt) else s)
             for n, s in zip(self.grid, side, strict=True)
         )
         self.padding = (self.down * self.height - self.grid[0], self.across * self.width - self.grid[1])
         self.pads = any(isinstance(n, torch.SymInt) or n > 0 for n in self.padding)
+        self.shift = (shift * size, 0) if self.is_sequence else tuple(shift * _is_longer(n, size) for n in self.grid)
+        self.shifts = shift > 0 and any(isinstance(n, torch.SymInt) or n > 0 for n in self.shift)
 
     @property
     def number(self) -> int:
@@ -60,7 +67,10 @@ class Windows:
 
     def arrange(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, P T, C): window after window, the layout's end padded with zeros."""
-        return self.cut(self.plane(x))
+        plane = self.plane(x)
+        if self.shifts:
+            plane = plane.roll((-self.shift[0], -self.shift[1]), (1, 2))
+        return self.cut(plane)
 
     def each(self, tokens: Tensor) -> Tensor:
         """(B, P T, C) -> (B P, T, C), a view."""
@@ -90,7 +100,10 @@ class Windows:
 
     def restore(self, tokens: Tensor) -> Tensor:
         """(B, P T, C) -> (B, N, C): the inverse of `arrange`."""
-        return self.crop(self.join(tokens))
+        plane = self.join(tokens)
+        if self.shifts:
+            plane = plane.roll(self.shift, (1, 2))
+        return self.crop(plane)
 
     def real(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """(B, P T, 1) bool: which of the arranged tokens are real. None where all are."""
@@ -100,10 +113,24 @@ class Windows:
             mask = x.new_ones(x.shape[:2], dtype=torch.bool)
         return self.arrange(mask.unsqueeze(-1))
 
+    def regions(self, device: torch.device) -> Tensor | None:
+        """(1, P T, 1): which arranged tokens of a window lie together in the layout. None where all do."""
+        if not self.shifts:
+            return None
+        H, W = self.down * self.height, self.across * self.width
+        below = torch.arange(H, device=device) >= H - self.shift[0]
+        beside = torch.arange(W, device=device) >= W - self.shift[1]
+        return self.cut(2 * below.view(1, H, 1, 1) + beside.view(1, 1, W, 1))
+
 
 def _cut(tokens: int, side: int) -> tuple[int, int]:
     """How many windows a dimension needs, and their length."""
     return (tokens // side + 2 if isinstance(tokens, torch.SymInt) else -(-tokens // side)), side
+
+
+def _is_longer(tokens: int, side: int) -> int:
+    """1 where a dimension is longer than a window, else 0."""
+    return torch.sym_min(1, (tokens - 1) // side) if isinstance(tokens, torch.SymInt) else int(tokens > side)
 
 
 def z_order(size: int) -> list[int]:

@@ -21,6 +21,7 @@ GOLDEN = {
     "litv2.hilo": "hilo_litv2_a",
     "timm.xca": "xca_timm_a",
     "timm.spatial_reduction": "spatial_reduction_timm_a",
+    "timm.window": "window_timm_a",
 }
 NOT_CONSTRUCTOR = ("source", "layout", "mode", "grid")
 

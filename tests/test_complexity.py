@@ -15,8 +15,18 @@ from shared_attn.complexity import Cost, attention_cost, count_multiply_adds, co
 from shared_attn.external import ExternalAttentionBlock
 
 C, S, N = 512, 64, 128 * 128  # table 12 of arXiv 2105.02358
-LINEAR = {"external", "multihead_external", "cross_covariance", "linear", "performer", "double", "ham", "none"}
-SQUARE_CELLS = {"hilo", "spatial_reduction"}
+LINEAR = {
+    "external",
+    "multihead_external",
+    "cross_covariance",
+    "linear",
+    "performer",
+    "double",
+    "ham",
+    "none",
+    "window",
+}
+SQUARE_CELLS = {"hilo", "spatial_reduction", "window"}
 
 
 @pytest.mark.parametrize(
