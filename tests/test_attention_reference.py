@@ -18,8 +18,10 @@ GOLDEN = {
     "eanet.multi_head": "mea_eanet_a",
     "studiogan.self_attention": "sagan_studiogan_a",
     "pct.offset": "offset_pct_a",
+    "litv2.hilo": "hilo_litv2_a",
 }
-LIVE = {"timm.xca"}  # no file of numbers: compared with the library itself, in tests of their own
+# No file of numbers: compared with the library itself, in tests of their own.
+LIVE = {"timm.xca", "timm.spatial_reduction", "timm.window"}
 NOT_CONSTRUCTOR = ("source", "layout", "mode", "grid")
 
 
