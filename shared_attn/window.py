@@ -124,7 +124,8 @@ class WindowAttention(Attention):
         else:
             h, w = windows.height, windows.width
             index = self.relative_index.view(s, s, s, s)[:h, :w, :h, :w]
-        return self.relative_bias.index_select(0, index.reshape(-1)).view(1, T, T, -1).permute(0, 3, 1, 2)
+        bias = self.relative_bias.index_select(0, index.reshape(-1)).view(1, T, T, -1)
+        return bias.permute(0, 3, 1, 2).contiguous()  # fused kernels want the keys side by side
 
     def _allowed(self, windows: Windows, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """Which tokens of a window may meet, (P, T, T), or with a mask (B P, T, T). None where all may.
