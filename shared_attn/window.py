@@ -5,6 +5,7 @@ Legend: B batch, N tokens, C channels, H heads, D head width, s window size, P w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -97,7 +98,11 @@ class WindowAttention(Attention):
         shape = (*query.shape[:2], self.num_heads, self.dim // self.num_heads)
         q, k, v = (part.reshape(shape).transpose(1, 2) for part in (query, key, value))  # (B P, H, T, D)
         bias = self._masked_bias(windows, x, mask).to(q.dtype)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)  # (B P, T, C)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (B P, H, T, D)
+        if _is_exporting():
+            # Where the graph is lowered another kernel may run, which lays its result out otherwise: no view holds.
+            attended = attended.contiguous()
+        attended = attended.transpose(1, 2).flatten(2)  # (B P, T, C)
         return windows.restore(self.output(windows.together(attended, x.shape[0])))
 
     def _masked_bias(self, windows: Windows, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -119,7 +124,8 @@ class WindowAttention(Attention):
         else:
             h, w = windows.height, windows.width
             index = self.relative_index.view(s, s, s, s)[:h, :w, :h, :w]
-        return self.relative_bias.index_select(0, index.reshape(-1)).view(1, T, T, -1).permute(0, 3, 1, 2)
+        bias = self.relative_bias.index_select(0, index.reshape(-1)).view(1, T, T, -1)
+        return bias.permute(0, 3, 1, 2).contiguous()  # fused kernels want the keys side by side
 
     def _allowed(self, windows: Windows, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """Which tokens of a window may meet, (P, T, T), or with a mask (B P, T, T). None where all may.
@@ -139,6 +145,11 @@ class WindowAttention(Attention):
                 return meets
             allowed = meets & (allowed if mask is None else allowed.repeat(x.shape[0], 1, 1))
         return allowed
+
+
+def _is_exporting() -> bool:
+    known: Callable[[], bool] | None = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    return torch.compiler.is_compiling() if known is None else known()
 
 
 def _relative_index(size: int) -> Tensor:
