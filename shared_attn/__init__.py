@@ -19,6 +19,7 @@ from shared_attn.identity import NoAttention
 from shared_attn.linear import LinearAttention
 from shared_attn.offset import OffsetAttention
 from shared_attn.performer import PerformerAttention
+from shared_attn.quadtree import QuadTreeAttentionA, QuadTreeAttentionB
 from shared_attn.sagan import SaganAttention
 from shared_attn.softmax import SelfAttention, SimplifiedSelfAttention
 
@@ -32,6 +33,8 @@ ATTENTION: dict[str, type[Attention]] = {
     "sagan": SaganAttention,
     "offset": OffsetAttention,
     "cross_covariance": CrossCovarianceAttention,
+    "quadtree_a": QuadTreeAttentionA,
+    "quadtree_b": QuadTreeAttentionB,
     "linear": LinearAttention,
     "performer": PerformerAttention,
     "double": DoubleAttention,
