@@ -72,13 +72,13 @@ def _quadtree_attention_names(module: nn.Module) -> Names:
         names[f"{layer[0]}_proj.weight"] = (f"{layer}.weight", 2)
         if module.get_submodule(layer).bias is not None:
             names[f"{layer[0]}_proj.bias"] = (f"{layer}.bias", 0)
-    if isinstance(module, QuadTreeAttentionA):
+    if not isinstance(module, QuadTreeAttentionB):
         return names
     names["py_att.weight"] = ("level_weights", 0)
-    for level in range(len(module.get_submodule("positions"))):
+    for level in range(module.levels):
         names |= _weight_and_bias(f"py_att.get_vs.{level}", f"positions.{level}")
     layers = {"0": ("norm", 0), "2": ("merge", 0), "3": ("merged_norm", 0), "5": ("map", 2)}
-    for level in range(len(module.get_submodule("value_branches"))):
+    for level in range(module.levels - 1):
         for layer, (ours, ones) in layers.items():
             names |= _weight_and_bias(f"value_branchs.{level}.{layer}", f"value_branches.{level}.{ours}", ones)
     return names

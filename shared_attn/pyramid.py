@@ -12,23 +12,19 @@ the mean of the real tokens in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Cells", "choose_children", "pool_levels", "real_tokens"]
+__all__ = ["Cells", "choose_children", "families", "pool_levels", "real_tokens"]
 
 
-@dataclass(frozen=True)
-class Cells:
+class Cells(NamedTuple):
     """How the tokens of a layout become cells, and back.
 
-    Args:
-        grid: (H, W) in cells of 2 x 2, or (N,).
-        levels: of the pyramid, the tokens' own included.
-        group: G of a sequence; a grid has 4.
+    grid: (H, W), in cells of 2 x 2, or (N,), in cells of `group`. levels: of the pyramid, the tokens' own included.
     """
 
     grid: tuple[int, ...]
@@ -38,24 +34,18 @@ class Cells:
     @property
     def branching(self) -> int:
         """Cells of a level in a cell of the next, along one axis."""
-        return 2 if len(self.grid) == 2 else self.group
+        return 2 if len(self.grid) > 1 else self.group
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """The coarsest level's layout."""
+        """The layout of the coarsest cells."""
         unit = self.branching ** (self.levels - 1)
         return tuple((side + unit - 1) // unit for side in self.grid)
 
     @property
-    def padding(self) -> tuple[int, ...]:
-        """How many rows and columns, or tokens, are missing in the last coarsest cells."""
-        unit = self.branching ** (self.levels - 1)
-        return tuple(block * unit - side for block, side in zip(self.blocks, self.grid, strict=True))
-
-    @property
     def is_padded(self) -> bool:
-        """Whether there is padding. A graph exported for any number of tokens allows for it."""
-        return any(isinstance(missing, torch.SymInt) or missing > 0 for missing in self.padding)
+        """Whether the coarsest cells hold more than the tokens."""
+        return any(side % self.branching ** (self.levels - 1) for side in self.grid)
 
     def coarser(self) -> Cells:
         """The pyramid without its finest level."""
@@ -66,7 +56,9 @@ class Cells:
         """Tokens (B, N, H D) as cells in Z-order, (B, H, n, D); padding is zero."""
         x = x.reshape(x.shape[0], *self.grid, num_heads, -1)
         if self.is_padded:
-            x = F.pad(x, (0, 0, 0, 0, *(size for missing in reversed(self.padding) for size in (0, missing))))
+            unit = self.branching ** (self.levels - 1)
+            ends = [block * unit - side for block, side in zip(self.blocks, self.grid, strict=True)]
+            x = F.pad(x, (0, 0, 0, 0, *(size for end in reversed(ends) for size in (0, end))))
         if len(self.grid) == 1:
             return x.transpose(1, 2)
         steps = self.levels - 1
@@ -105,7 +97,7 @@ def real_tokens(cells: Cells, mask: Tensor | None, like: Tensor) -> list[Tensor]
     real = like.new_ones(1, like.shape[1], 1, dtype=dtype) if mask is None else mask.unsqueeze(-1).to(dtype)
     counts = [cells.order(real)]
     while len(counts) < cells.levels:
-        counts.append(counts[-1].unflatten(2, (-1, cells.group)).sum(dim=3))
+        counts.append(families(counts[-1], cells.group).sum(dim=3))
     return counts
 
 
@@ -114,9 +106,9 @@ def pool_levels(x: Tensor, counts: list[Tensor] | None, levels: int, group: int)
     pyramid = [x]
     for level in range(1, levels):
         if counts is None:
-            x = x.unflatten(2, (-1, group)).mean(dim=3)
+            x = families(x, group).mean(dim=3)
         else:
-            total = (x * counts[level - 1].to(x.dtype)).unflatten(2, (-1, group)).sum(dim=3)
+            total = families(x * counts[level - 1].to(x.dtype), group).sum(dim=3)
             x = total / counts[level].clamp(min=1).to(x.dtype)
         pyramid.append(x)
     return pyramid
@@ -128,8 +120,12 @@ def choose_children(x: Tensor, chosen: Tensor, group: int) -> Tensor:
     x may be of one sample or head that all share.
     """
     B, H, n, K = chosen.shape
-    families = x.unflatten(2, (-1, group)).flatten(3)  # (B, H, m, G D)
-    families = families.expand(B, H, -1, -1)
-    offsets = families.shape[2] * torch.arange(B * H, device=x.device).reshape(B, H, 1, 1)
-    rows = families.flatten(0, 2).index_select(0, (chosen + offsets).flatten())
+    parents = families(x, group).flatten(3).expand(B, H, -1, -1)  # (B, H, m, G D)
+    offsets = parents.shape[2] * torch.arange(B * H, device=x.device).reshape(B, H, 1, 1)
+    rows = parents.flatten(0, 2).index_select(0, (chosen + offsets).flatten())
     return rows.reshape(B, H, n, K * group, -1)
+
+
+def families(x: Tensor, group: int) -> Tensor:
+    """(B, H, G n, D) -> (B, H, n, G, D)."""
+    return x.reshape(*x.shape[:2], x.shape[2] // group, group, x.shape[3])

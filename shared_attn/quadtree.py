@@ -1,7 +1,7 @@
 """QuadTree attention (arXiv 2201.02767): attention from coarse cells to fine ones, refined where the scores are high.
 
-Legend: B batch, N tokens, C channels, H heads, D head width, L levels, G cells of a level in a cell of the next, n and m
-cells of queries and keys, K chosen cells.
+Legend: B batch, N tokens, C channels, H heads, D head width, L levels, G cells of a level in a cell of the next, n and
+m cells of queries and keys, K chosen cells.
 
 Queries, keys and values are averaged to pyramids of L levels. Every cell of the coarsest level attends to all cells
 there. At each finer level the G queries of a cell attend to the G K children of the K keys that the cell scored
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from shared_attn.attention import Attention, Context, check_divisible, check_positive
 from shared_attn.functional import full_precision
-from shared_attn.pyramid import Cells, choose_children, pool_levels, real_tokens
+from shared_attn.pyramid import Cells, choose_children, families, pool_levels, real_tokens
 
 __all__ = ["QuadTreeAttentionA", "QuadTreeAttentionB"]
 
@@ -43,11 +43,10 @@ _CHILDREN_ON_A_GRID = 4
 
 
 class _Side(NamedTuple):
-    """The tokens that queries come from, or keys and values: (B, N, C), how they lie, (B, N) real or not, the counts."""
+    """The tokens that queries come from, or keys and values: (B, N, C), how they lie, how many are real."""
 
     tokens: Tensor
     cells: Cells
-    mask: Tensor | None
     counts: list[Tensor] | None
 
 
@@ -96,19 +95,19 @@ class _QuadTreeAttention(Attention):
     def _side(self, tokens: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None) -> _Side:
         """The tokens with their pyramid; a grid of one row or column is a sequence."""
         assert grid is not None
-        if len(grid) > 1 and any(not isinstance(size, torch.SymInt) and size == 1 for size in grid):
+        if len(grid) > 1 and min(grid) == 1:
             grid = (tokens.shape[1],)
         if len(grid) > 1 and self.group != _CHILDREN_ON_A_GRID:
             raise ValueError(f"attention {self.name!r}: group {self.group} is for sequences, got a grid {grid}")
         cells = Cells(grid, self.levels, self.group)
-        return _Side(tokens, cells, mask, real_tokens(cells, mask, tokens))
+        return _Side(tokens, cells, real_tokens(cells, mask, tokens))
 
     def _pyramid(self, x: Tensor, side: _Side) -> list[Tensor]:
         """Mapped tokens (B, N, C) averaged to every level, heads apart: (B, H, n, D), fine to coarse."""
         return pool_levels(side.cells.order(x, self.num_heads), side.counts, self.levels, self.group)
 
     def _messages(self, x: _Side, source: _Side, values: list[Tensor]) -> Iterator[Tensor]:
-        """What the queries of each level gather, (B, H, n, D), from coarse to fine. values: (B, H, m, D), fine first."""
+        """What the queries of each level gather, (B, H, n, D), coarse to fine. values: (B, H, m, D), fine to coarse."""
         queries = self._pyramid(self.query(x.tokens) * math.sqrt(self.num_heads / self.dim), x)
         keys = self._pyramid(self.key(source.tokens), source)
         chosen = scores = None
@@ -119,7 +118,7 @@ class _QuadTreeAttention(Attention):
                 query, key, value = query.unsqueeze(2), key.unsqueeze(2), value.unsqueeze(2)
                 count = None if count is None else count.unsqueeze(2)
             else:
-                query = query.unflatten(2, (-1, self.group))  # (B, H, n, G, D)
+                query = families(query, self.group)  # (B, H, n, G, D)
                 key, value = (choose_children(z, chosen, self.group) for z in (key, value))  # (B, H, n, K G, D)
                 count = None if count is None else choose_children(count, chosen, self.group)
             logits = _logits(query, key, count)  # (B, H, n, G, K G)
@@ -129,9 +128,7 @@ class _QuadTreeAttention(Attention):
                 chosen = best if chosen is None else _children_of(chosen, self.group, best)
                 chosen = chosen.flatten(2, 3)
 
-    def _weigh(
-        self, logits: Tensor, scores: Tensor | None, level: int
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _weigh(self, logits: Tensor, scores: Tensor | None, level: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Weights of a level's candidates, (B, H, n, G, M), which of them the next level refines, and their scores."""
         raise NotImplementedError
 
@@ -139,7 +136,7 @@ class _QuadTreeAttention(Attention):
         """The places of the K largest, (B, H, n, G, K): all where there are fewer, None at the finest level."""
         if level == 0:
             return None
-        number = torch.sym_min(self.topk[self.levels - 1 - level], logits.shape[-1])
+        number = min(self.topk[self.levels - 1 - level], logits.shape[-1])
         return logits.detach().topk(number, dim=-1, sorted=False).indices
 
 
@@ -159,13 +156,11 @@ class QuadTreeAttentionA(_QuadTreeAttention):
         assert y is not None
         return x.cells.restore(y)
 
-    def _weigh(
-        self, logits: Tensor, scores: Tensor | None, level: int
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _weigh(self, logits: Tensor, scores: Tensor | None, level: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if scores is None:
             log_weights = logits.log_softmax(dim=-1)
         else:  # in logarithms, so that padding stays below any real key however small its score
-            shares = logits.unflatten(-1, (-1, self.group)).log_softmax(dim=-1)  # (B, H, n, G, K, G)
+            shares = logits.reshape(*logits.shape[:-1], -1, self.group).log_softmax(dim=-1)  # (B, H, n, G, K, G)
             log_weights = (shares + scores.unsqueeze(3).unsqueeze(5)).flatten(-2)
         best = self._best(log_weights, level)
         if best is None:
@@ -189,26 +184,22 @@ class QuadTreeAttentionB(_QuadTreeAttention):
     ) -> None:
         super().__init__(dim, num_heads, levels, topk, group, qkv_bias)
         self.level_weights = nn.Parameter(torch.zeros(levels))
-        self.positions = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1, groups=dim) for _ in range(levels))
+        self.positions = nn.ModuleList(_PositionalEncoding(dim) for _ in range(levels))
         self.value_branches = nn.ModuleList(_ValueBranch(dim, group) for _ in range(levels - 1))
-        for position in self.positions:
-            _initialise(position)
 
     def _attend(self, x: _Side, source: _Side) -> Tensor:
         values = self._values(source)
         encodings = self._encodings(values if x is source else self._values(x), x.cells)
-        heads = [value.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for value in values]  # (B, H, m, D)
+        heads = [value.reshape(*value.shape[:2], self.num_heads, -1).transpose(1, 2) for value in values]
         weights = self.level_weights.softmax(dim=0)
         y = None
         for step, message in enumerate(self._messages(x, source, heads)):
-            message = weights[step] * (message + encodings[step])
-            y = message if y is None else _refined(y, message, self.group)
+            weighted = weights[step] * (message + encodings[step])
+            y = weighted if y is None else _refined(y, weighted, self.group)
         assert y is not None
         return x.cells.restore(y)
 
-    def _weigh(
-        self, logits: Tensor, _scores: Tensor | None, level: int
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _weigh(self, logits: Tensor, _scores: Tensor | None, level: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         return logits.softmax(dim=-1), self._best(logits, level), None
 
     def _values(self, side: _Side) -> list[Tensor]:
@@ -224,9 +215,25 @@ class QuadTreeAttentionB(_QuadTreeAttention):
         encodings = []
         for position, value in zip(reversed(self.positions), values, strict=True):
             laid_out = cells.restore(value.unsqueeze(1))
-            encodings.append(cells.order(_convolve(position, laid_out, cells.grid), self.num_heads))
+            encodings.append(cells.order(position(laid_out, cells.grid), self.num_heads))
             cells = cells.coarser()
         return encodings[::-1]
+
+
+class _PositionalEncoding(nn.Conv2d):
+    """A depthwise 3 x 3 convolution on tokens (B, N, C); on a sequence its nine weights are the taps -4 ... 4."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, 3, padding=1, groups=dim)
+        _initialise(self)
+
+    def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:  # type: ignore[override]
+        if len(grid) == 1:
+            taps = self.weight.reshape(-1, 1, 1, 9)
+            y = F.conv2d(x.mT.unsqueeze(2), taps, self.bias, padding=(0, 4), groups=x.shape[2])
+        else:
+            y = super().forward(x.reshape(x.shape[0], *grid, -1).permute(0, 3, 1, 2))
+        return y.flatten(2).mT
 
 
 class _ValueBranch(nn.Module):
@@ -248,7 +255,7 @@ class _ValueBranch(nn.Module):
     def forward(self, x: Tensor, fine: Tensor | None, coarse: Tensor | None) -> Tensor:
         """(B, n, C) -> (B, n / G, C). fine, coarse: real tokens in the cells of either level, (B or 1, n, 1)."""
         x = _without_padding(F.gelu(_normalise(self.norm, x, fine)), fine)
-        x = x.unflatten(1, (-1, self.group)).flatten(2)  # (B, n / G, G C)
+        x = x.reshape(x.shape[0], x.shape[1] // self.group, -1)  # (B, n / G, G C)
         x = F.linear(x, self.merge.weight.flatten(2).transpose(1, 2).flatten(1), self.merge.bias)
         x = self.map(F.gelu(_normalise(self.merged_norm, x, coarse)))
         return _without_padding(x, coarse)
@@ -269,15 +276,6 @@ def _normalise(norm: nn.GroupNorm, x: Tensor, count: Tensor | None) -> Tensor:
         return torch.addcmul(norm.bias - mean * scale, precise, scale).to(x.dtype)
 
 
-def _convolve(position: nn.Conv2d, x: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """A depthwise 3 x 3 convolution on tokens (B, N, C); on a sequence its nine weights are the taps -4 ... 4."""
-    if len(grid) == 1:
-        y = F.conv2d(x.mT.unsqueeze(2), position.weight.flatten(2).unsqueeze(2), position.bias, 1, (0, 4), 1, x.shape[2])
-    else:
-        y = position(x.unflatten(1, grid).permute(0, 3, 1, 2))
-    return y.flatten(2).mT
-
-
 def _logits(query: Tensor, key: Tensor, count: Tensor | None) -> Tensor:
     """Products in at least float32, masked at keys without real tokens; count: (..., M, 1)."""
     logits = query @ key.mT
@@ -294,7 +292,7 @@ def _children_of(chosen: Tensor, group: int, best: Tensor) -> Tensor:
 
 def _refined(coarse: Tensor, fine: Tensor, group: int) -> Tensor:
     """A coarse level's message in each of its children, (B, H, n, D), added to theirs, (B, H, G n, D)."""
-    return (fine.unflatten(2, (-1, group)) + coarse.unsqueeze(3)).flatten(2, 3)
+    return (families(fine, group) + coarse.unsqueeze(3)).flatten(2, 3)
 
 
 def _without_padding(x: Tensor, count: Tensor | None) -> Tensor:
@@ -305,8 +303,10 @@ def _topk_of_levels(name: str, topk: int | Sequence[int], levels: int) -> tuple[
     """K of every level but the finest, coarse to fine."""
     numbers = tuple(topk) if isinstance(topk, Sequence) else (topk,) * (levels - 1)
     if len(numbers) != levels - 1:
-        raise ValueError(f"attention {name!r}: topk must be one number, or {levels - 1} for {levels} levels; got {topk}")
-    for number in (numbers or (topk,)):
+        raise ValueError(
+            f"attention {name!r}: topk must be one number, or {levels - 1} for {levels} levels; got {topk}"
+        )
+    for number in numbers:
         check_positive(name, topk=number)
     return numbers
 
