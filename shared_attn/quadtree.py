@@ -141,10 +141,27 @@ class _QuadTreeAttention(Attention):
 
 
 class QuadTreeAttentionA(_QuadTreeAttention):
-    """QuadTree attention of type A: a parent's score is shared out among its children.
+    """QuadTree attention of type A, where a parent's score is shared out among its children.
+
+    The scores of all keys that a token reaches, over all levels, sum to one. 4 C^2 + C parameters; 4 N C^2 + 2 M^2 C +
+    2 G K C (N + N / G + ...) multiply-adds, M the cells of the coarsest level. (The released code leaves out the top K
+    of a single level too; here one level is plain attention.)
 
     Args:
-        dim: TODO
+        dim: channels C, divisible by num_heads.
+        num_heads: heads H.
+        levels: L. The coarsest level attends in full, so L should leave it few cells: the paper's image classifiers
+            have 7 x 7 there, that is 4 levels at 56 x 56 (LoFTR's matching has 3, STTR's stereo 4). With one level this
+            is plain attention.
+        topk: K, how many keys a query refines, one number for all levels or L - 1 of them from coarse to fine (the
+            paper: 8 in classification, 16 then 8 in matching). All where there are fewer.
+        group: G of a sequence: 4, or 8 for octree cells of points in Morton order. A grid needs 4; a grid of one row or
+            column is a sequence.
+        qkv_bias: biases in the query, key and value maps.
+
+    Raises:
+        ValueError: for sizes that are not positive integers, heads that do not divide the channels, a topk that fits
+            neither form, or a group of 1; at the call, for a grid with another group than 4.
     """
 
     name = "quadtree_a"
@@ -161,7 +178,8 @@ class QuadTreeAttentionA(_QuadTreeAttention):
             log_weights = logits.log_softmax(dim=-1)
         else:  # in logarithms, so that padding stays below any real key however small its score
             shares = logits.reshape(*logits.shape[:-1], -1, self.group).log_softmax(dim=-1)  # (B, H, n, G, K, G)
-            log_weights = (shares + scores.unsqueeze(3).unsqueeze(5)).flatten(-2)
+            parents = scores.unsqueeze(4).expand(*scores.shape, self.group).flatten(3)  # (B, H, n, K G)
+            log_weights = shares.flatten(4) + parents.unsqueeze(3)
         best = self._best(log_weights, level)
         if best is None:
             return log_weights.exp(), None, None
@@ -169,7 +187,31 @@ class QuadTreeAttentionA(_QuadTreeAttention):
 
 
 class QuadTreeAttentionB(_QuadTreeAttention):
-    """TODO"""
+    """QuadTree attention of type B, where every level's softmax message counts with a learnt weight: the paper's best.
+
+    Values are not averaged to the coarser levels but merged by learnt branches, with group norms and GELUs; each level
+    adds a depthwise 3 x 3 convolution of its values, which encodes positions. On a sequence of G = 4 a branch reads its
+    2 x 2 weights row by row as the four members of a cell; the convolution's nine are the taps -4 ... 4 of a sequence.
+    In cross-attention that encoding is of the queries' own tokens, whose layout the output has.
+
+    4 C^2 + C + 10 L C + L + (L - 1) ((G + 1) C^2 + 6 C) parameters.
+
+    Args:
+        dim: channels C, divisible by num_heads.
+        num_heads: heads H.
+        levels: L. The coarsest level attends in full, so L should leave it few cells: the paper's image classifiers
+            have 7 x 7 there, that is 4 levels at 56 x 56 (LoFTR's matching has 3, STTR's stereo 4). With one level this
+            is plain attention, plus the encoding.
+        topk: K, how many keys a query refines, one number for all levels or L - 1 of them from coarse to fine (the
+            paper: 8 in classification, 16 then 8 in matching). All where there are fewer.
+        group: G of a sequence: 4, or 8 for octree cells of points in Morton order. A grid needs 4; a grid of one row or
+            column is a sequence.
+        qkv_bias: biases in the query, key and value maps.
+
+    Raises:
+        ValueError: for sizes that are not positive integers, heads that do not divide the channels, a topk that fits
+            neither form, or a group of 1; at the call, for a grid with another group than 4.
+    """
 
     name = "quadtree_b"
 
