@@ -1,7 +1,7 @@
 """Tokens as the finest level of a pyramid of cells, numbered so that a level is one reshape of the finer one.
 
 Legend: B batch, N tokens, C channels, H heads, D head width, G cells of a level in a cell of the next, n and m cells,
-K chosen cells.
+K chosen cells, R rows of cells of all samples and heads.
 
 A cell of a grid holds 2 x 2 cells of the finer level, a cell of a sequence G consecutive ones. The cells are numbered
 along the Z-order (Morton) curve inside each coarsest cell, so that the children of cell i are the cells G i ... G i +
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Cells", "choose_children", "families", "pool_levels", "real_tokens"]
+__all__ = ["Cells", "add_to_children", "children_of", "families", "gather_children", "pool_levels", "real_tokens"]
 
 
 class Cells(NamedTuple):
@@ -114,18 +114,22 @@ def pool_levels(x: Tensor, counts: list[Tensor] | None, levels: int, group: int)
     return pyramid
 
 
-def choose_children(x: Tensor, chosen: Tensor, group: int) -> Tensor:
-    """The children of chosen cells: x (B, H, G m, D), chosen (B, H, n, K) of m -> (B, H, n, K G, D).
-
-    x may be of one sample or head that all share.
-    """
-    B, H, n, K = chosen.shape
-    parents = families(x, group).flatten(3).expand(B, H, -1, -1)  # (B, H, m, G D)
-    offsets = parents.shape[2] * torch.arange(B * H, device=x.device).reshape(B, H, 1, 1)
-    rows = parents.flatten(0, 2).index_select(0, (chosen + offsets).flatten())
-    return rows.reshape(B, H, n, K * group, -1)
-
-
 def families(x: Tensor, group: int) -> Tensor:
-    """(B, H, G n, D) -> (B, H, n, G, D)."""
-    return x.reshape(*x.shape[:2], x.shape[2] // group, group, x.shape[3])
+    """(..., G n, D) -> (..., n, G, D)."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] // group, group, x.shape[-1])
+
+
+def children_of(chosen: Tensor, group: int) -> Tensor:
+    """The numbers of the children of chosen cells: (..., K) -> (..., K G)."""
+    return (chosen.unsqueeze(-1) * group + torch.arange(group, device=chosen.device)).flatten(-2)
+
+
+def gather_children(x: Tensor, chosen: Tensor, group: int) -> Tensor:
+    """What the children of chosen cells hold: x (G m, D), chosen (R, K) of m -> (R, K G, D)."""
+    D = x.shape[-1]
+    return x.reshape(-1, group * D).index_select(0, chosen.flatten()).reshape(chosen.shape[0], -1, D)
+
+
+def add_to_children(coarse: Tensor, fine: Tensor, group: int) -> Tensor:
+    """A coarse level's (..., n, D) in each of its children, added to theirs, (..., G n, D)."""
+    return (families(fine, group) + coarse.unsqueeze(-2)).flatten(-3, -2)

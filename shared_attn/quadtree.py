@@ -1,7 +1,7 @@
 """QuadTree attention (arXiv 2201.02767): attention from coarse cells to fine ones, refined where the scores are high.
 
 Legend: B batch, N tokens, C channels, H heads, D head width, L levels, G cells of a level in a cell of the next, n and
-m cells of queries and keys, K chosen cells.
+m cells of queries and keys, K chosen cells, R rows of cells.
 
 Queries, keys and values are averaged to pyramids of L levels. Every cell of the coarsest level attends to all cells
 there. At each finer level the G queries of a cell attend to the G K children of the K keys that the cell scored
@@ -14,32 +14,38 @@ highest one level up, so that the cost is linear in N but for the coarsest level
 
 The choice of keys is not differentiable; everything else is. Equal scores are chosen among arbitrarily.
 
-Initialisation, for tokens of unit variance (all weights normal, all biases zero, level weights equal):
-
-    query, key, value, output      1 / sqrt(C)
-    value branch                   sqrt(2.35 / fan in)    E[gelu(z)^2] = 1 / 2.35 for a normal z
-    positional encoding            1 / 3                  fan in 9
+Initialisation, for tokens of unit variance: all weights normal with standard deviation 1 / sqrt(fan in), all biases
+zero, level weights equal; type B's layers in quadtree_values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attn.attention import Attention, Context, check_divisible, check_positive
-from shared_attn.functional import full_precision
-from shared_attn.pyramid import Cells, choose_children, families, pool_levels, real_tokens
+from shared_attn.pyramid import Cells, add_to_children, children_of, families, gather_children, pool_levels, real_tokens
+from shared_attn.quadtree_values import (
+    CHILDREN_ON_A_GRID,
+    PositionalEncoding,
+    ValueBranch,
+    initialise,
+    without_padding,
+)
 
 __all__ = ["QuadTreeAttentionA", "QuadTreeAttentionB"]
 
 # A logit that no real one is near, yet finite: a softmax over padding alone is uniform instead of NaN.
 _MASKED = -1e30
-_CHILDREN_ON_A_GRID = 4
+_GATHERED_AT_ONCE = 2**20  # numbers
+
+# A level's message; the cells that each query refines, (R, K), numbered through all samples and heads; their scores.
+_Message = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class _Side(NamedTuple):
@@ -77,7 +83,7 @@ class _QuadTreeAttention(Attention):
         self.value = nn.Linear(dim, dim, bias=qkv_bias)
         self.output = nn.Linear(dim, dim)
         for layer in (self.query, self.key, self.value, self.output):
-            _initialise(layer)
+            initialise(layer)
 
     def attend(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None, /) -> Tensor:
         side = self._side(x, grid, mask)
@@ -97,7 +103,7 @@ class _QuadTreeAttention(Attention):
         assert grid is not None
         if len(grid) > 1 and min(grid) == 1:
             grid = (tokens.shape[1],)
-        if len(grid) > 1 and self.group != _CHILDREN_ON_A_GRID:
+        if len(grid) > 1 and self.group != CHILDREN_ON_A_GRID:
             raise ValueError(f"attention {self.name!r}: group {self.group} is for sequences, got a grid {grid}")
         cells = Cells(grid, self.levels, self.group)
         return _Side(tokens, cells, real_tokens(cells, mask, tokens))
@@ -112,28 +118,57 @@ class _QuadTreeAttention(Attention):
         keys = self._pyramid(self.key(source.tokens), source)
         chosen = scores = None
         for level in reversed(range(self.levels)):
-            query, key, value = queries[level], keys[level], values[level]
-            count = None if source.counts is None else source.counts[level]
-            if chosen is None:  # one family that attends to every cell
-                query, key, value = query.unsqueeze(2), key.unsqueeze(2), value.unsqueeze(2)
-                count = None if count is None else count.unsqueeze(2)
+            query, key, value = (z[level].flatten(0, 1) for z in (queries, keys, values))  # (B H, n or m, D)
+            count = None
+            if source.counts is not None:
+                count = source.counts[level].expand(*keys[level].shape[:2], -1, 1).flatten(0, 1)
+            if chosen is None:
+                message, chosen, scores = self._attend_all(level, query, key, value, count)
             else:
-                query = families(query, self.group)  # (B, H, n, G, D)
-                key, value = (choose_children(z, chosen, self.group) for z in (key, value))  # (B, H, n, K G, D)
-                count = None if count is None else choose_children(count, chosen, self.group)
-            logits = _logits(query, key, count)  # (B, H, n, G, K G)
-            weights, best, scores = self._weigh(logits, scores, level)
-            yield (weights.to(value.dtype) @ value).flatten(2, 3)
-            if best is not None:
-                chosen = best if chosen is None else _children_of(chosen, self.group, best)
-                chosen = chosen.flatten(2, 3)
+                query = families(query, self.group).flatten(0, 1)  # (R, G, D)
+                tables = (key.flatten(0, 1), value.flatten(0, 1), None if count is None else count.flatten(0, 1))
+                message, chosen, scores = self._attend_chosen(level, query, chosen, scores, *tables)
+            yield message.reshape(queries[level].shape)
+
+    def _attend_all(self, level: int, query: Tensor, key: Tensor, value: Tensor, count: Tensor | None) -> _Message:
+        """The coarsest level: queries (B H, n, D) on all keys of their head, (B H, m, D)."""
+        weights, best, scores = self._weigh(_logits(query, key, count), None, level)
+        first = key.shape[1] * torch.arange(key.shape[0], device=key.device).reshape(-1, 1, 1)
+        return weights.to(value.dtype) @ value, _flat(None if best is None else best + first), _flat(scores)
+
+    def _attend_chosen(
+        self,
+        level: int,
+        query: Tensor,
+        chosen: Tensor,
+        scores: Tensor | None,
+        key: Tensor,
+        value: Tensor,
+        count: Tensor | None,
+    ) -> _Message:
+        """A finer level: queries (R, G, D) on the children of the K cells that each row chose among all keys (M, D)."""
+        rows = _rows_at_once(query, chosen)
+        if rows < query.shape[0]:
+            parts = [
+                self._attend_chosen(level, *part, key, value, count)
+                for part in zip(torch.split(query, rows), torch.split(chosen, rows), _split(scores, rows), strict=False)
+            ]
+            messages, refined, their_scores = zip(*parts, strict=True)
+            return torch.cat(messages), _join(refined), _join(their_scores)
+        key, value = gather_children(key, chosen, self.group), gather_children(value, chosen, self.group)  # (R, K G, D)
+        count = None if count is None else gather_children(count, chosen, self.group)
+        weights, best, scores = self._weigh(_logits(query, key, count), scores, level)
+        if best is not None:
+            children = children_of(chosen, self.group).unsqueeze(1)  # (R, 1, K G)
+            best = children.expand(-1, self.group, -1).gather(-1, best)
+        return weights.to(value.dtype) @ value, _flat(best), _flat(scores)
 
     def _weigh(self, logits: Tensor, scores: Tensor | None, level: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Weights of a level's candidates, (B, H, n, G, M), which of them the next level refines, and their scores."""
+        """Weights of a level's candidates, (R, G, M), which of them the next level refines, and their scores."""
         raise NotImplementedError
 
     def _best(self, logits: Tensor, level: int) -> Tensor | None:
-        """The places of the K largest, (B, H, n, G, K): all where there are fewer, None at the finest level."""
+        """The places of the K largest, (R, G, K): all where there are fewer, None at the finest level."""
         if level == 0:
             return None
         number = min(self.topk[self.levels - 1 - level], logits.shape[-1])
@@ -169,7 +204,7 @@ class QuadTreeAttentionA(_QuadTreeAttention):
     def _attend(self, x: _Side, source: _Side) -> Tensor:
         y = None
         for message in self._messages(x, source, self._pyramid(self.value(source.tokens), source)):
-            y = message if y is None else _refined(y, message, self.group)
+            y = message if y is None else add_to_children(y, message, self.group)
         assert y is not None
         return x.cells.restore(y)
 
@@ -177,13 +212,13 @@ class QuadTreeAttentionA(_QuadTreeAttention):
         if scores is None:
             log_weights = logits.log_softmax(dim=-1)
         else:  # in logarithms, so that padding stays below any real key however small its score
-            shares = logits.reshape(*logits.shape[:-1], -1, self.group).log_softmax(dim=-1)  # (B, H, n, G, K, G)
-            parents = scores.unsqueeze(4).expand(*scores.shape, self.group).flatten(3)  # (B, H, n, K G)
-            log_weights = shares.flatten(4) + parents.unsqueeze(3)
+            shares = logits.reshape(*logits.shape[:-1], -1, self.group).log_softmax(dim=-1)  # (R, G, K, G)
+            parents = scores.unsqueeze(-1).expand(*scores.shape, self.group).flatten(-2)  # (R, K G)
+            log_weights = shares.flatten(-2) + parents.unsqueeze(1)
         best = self._best(log_weights, level)
         if best is None:
             return log_weights.exp(), None, None
-        return log_weights.exp().scatter(-1, best, 0.0), best, log_weights.gather(-1, best).flatten(2, 3)
+        return log_weights.exp().scatter(-1, best, 0.0), best, log_weights.gather(-1, best)
 
 
 class QuadTreeAttentionB(_QuadTreeAttention):
@@ -226,8 +261,8 @@ class QuadTreeAttentionB(_QuadTreeAttention):
     ) -> None:
         super().__init__(dim, num_heads, levels, topk, group, qkv_bias)
         self.level_weights = nn.Parameter(torch.zeros(levels))
-        self.positions = nn.ModuleList(_PositionalEncoding(dim) for _ in range(levels))
-        self.value_branches = nn.ModuleList(_ValueBranch(dim, group) for _ in range(levels - 1))
+        self.positions = nn.ModuleList(PositionalEncoding(dim) for _ in range(levels))
+        self.value_branches = nn.ModuleList(ValueBranch(dim, group) for _ in range(levels - 1))
 
     def _attend(self, x: _Side, source: _Side) -> Tensor:
         values = self._values(source)
@@ -237,7 +272,7 @@ class QuadTreeAttentionB(_QuadTreeAttention):
         y = None
         for step, message in enumerate(self._messages(x, source, heads)):
             weighted = weights[step] * (message + encodings[step])
-            y = weighted if y is None else _refined(y, weighted, self.group)
+            y = weighted if y is None else add_to_children(y, weighted, self.group)
         assert y is not None
         return x.cells.restore(y)
 
@@ -247,7 +282,7 @@ class QuadTreeAttentionB(_QuadTreeAttention):
     def _values(self, side: _Side) -> list[Tensor]:
         """Values in Z-order, (B, n, C), fine to coarse; zero in cells without a real token."""
         counts = [None] * self.levels if side.counts is None else [count.squeeze(1) for count in side.counts]
-        values = [_without_padding(side.cells.order(self.value(side.tokens)).squeeze(1), counts[0])]
+        values = [without_padding(side.cells.order(self.value(side.tokens)).squeeze(1), counts[0])]
         for branch, fine, coarse in zip(self.value_branches, counts, counts[1:], strict=False):
             values.append(branch(values[-1], fine, coarse))
         return values
@@ -262,62 +297,6 @@ class QuadTreeAttentionB(_QuadTreeAttention):
         return encodings[::-1]
 
 
-class _PositionalEncoding(nn.Conv2d):
-    """A depthwise 3 x 3 convolution on tokens (B, N, C); on a sequence its nine weights are the taps -4 ... 4."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, dim, 3, padding=1, groups=dim)
-        _initialise(self)
-
-    def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:  # type: ignore[override]
-        if len(grid) == 1:
-            taps = self.weight.reshape(-1, 1, 1, 9)
-            y = F.conv2d(x.mT.unsqueeze(2), taps, self.bias, padding=(0, 4), groups=x.shape[2])
-        else:
-            y = super().forward(x.reshape(x.shape[0], *grid, -1).permute(0, 3, 1, 2))
-        return y.flatten(2).mT
-
-
-class _ValueBranch(nn.Module):
-    """From the values of a level to those of the next: norm, GELU, a map of a cell's G children, norm, GELU, a map.
-
-    The norms are over all real cells and channels of a sample (one group).
-    """
-
-    def __init__(self, dim: int, group: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(1, dim)
-        self.merge = nn.Conv2d(dim, dim, (2, 2) if group == _CHILDREN_ON_A_GRID else (1, group))
-        self.merged_norm = nn.GroupNorm(1, dim)
-        self.map = nn.Linear(dim, dim)
-        self.group = group
-        for layer in (self.merge, self.map):
-            _initialise(layer, gain=2.35**0.5)
-
-    def forward(self, x: Tensor, fine: Tensor | None, coarse: Tensor | None) -> Tensor:
-        """(B, n, C) -> (B, n / G, C). fine, coarse: real tokens in the cells of either level, (B or 1, n, 1)."""
-        x = _without_padding(F.gelu(_normalise(self.norm, x, fine)), fine)
-        x = x.reshape(x.shape[0], x.shape[1] // self.group, -1)  # (B, n / G, G C)
-        x = F.linear(x, self.merge.weight.flatten(2).transpose(1, 2).flatten(1), self.merge.bias)
-        x = self.map(F.gelu(_normalise(self.merged_norm, x, coarse)))
-        return _without_padding(x, coarse)
-
-
-def _normalise(norm: nn.GroupNorm, x: Tensor, count: Tensor | None) -> Tensor:
-    """Group norm with one group on (B, n, C), over the cells with real tokens, in at least float32."""
-    with full_precision(x):
-        precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        if count is None:
-            variance, mean = torch.var_mean(precise, dim=(1, 2), correction=0, keepdim=True)
-        else:
-            real = (count > 0).to(precise.dtype)
-            number = x.shape[2] * real.sum(dim=1, keepdim=True).clamp(min=1)
-            mean = (precise * real).sum(dim=(1, 2), keepdim=True) / number
-            variance = ((precise - mean) * real).square().sum(dim=(1, 2), keepdim=True) / number
-        scale = norm.weight * (variance + norm.eps).rsqrt()  # (B, 1, C)
-        return torch.addcmul(norm.bias - mean * scale, precise, scale).to(x.dtype)
-
-
 def _logits(query: Tensor, key: Tensor, count: Tensor | None) -> Tensor:
     """Products in at least float32, masked at keys without real tokens; count: (..., M, 1)."""
     logits = query @ key.mT
@@ -325,20 +304,29 @@ def _logits(query: Tensor, key: Tensor, count: Tensor | None) -> Tensor:
     return logits if count is None else logits.masked_fill(count.mT == 0, _MASKED)
 
 
-def _children_of(chosen: Tensor, group: int, best: Tensor) -> Tensor:
-    """Cells in place of places: chosen parents (B, H, n, K), best of their K G children (B, H, n, G, K')."""
-    children = chosen.unsqueeze(-1) * group + torch.arange(group, device=chosen.device)  # (B, H, n, K, G)
-    children = children.flatten(3).unsqueeze(3)
-    return children.expand(-1, -1, -1, best.shape[3], -1).gather(-1, best)
+def _flat(x: Tensor | None) -> Tensor | None:
+    """A row of queries, (R, G, K), as a row each, (R G, K)."""
+    return None if x is None else x.flatten(0, 1)
 
 
-def _refined(coarse: Tensor, fine: Tensor, group: int) -> Tensor:
-    """A coarse level's message in each of its children, (B, H, n, D), added to theirs, (B, H, G n, D)."""
-    return (families(fine, group) + coarse.unsqueeze(3)).flatten(2, 3)
+def _rows_at_once(query: Tensor, chosen: Tensor) -> int:
+    """How many rows to gather keys for at a time.
+
+    Without gradients on a CPU as many as stay in its cache: fresh memory, G K times the size of the keys, takes three
+    times as long as the products. Elsewhere all of them.
+    """
+    if query.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return query.shape[0]
+    return max(1, _GATHERED_AT_ONCE // (chosen.shape[1] * query.shape[1] * query.shape[2]))
 
 
-def _without_padding(x: Tensor, count: Tensor | None) -> Tensor:
-    return x if count is None else x.masked_fill(count == 0, 0)
+def _split(x: Tensor | None, rows: int) -> Iterable[Tensor | None]:
+    return repeat(None) if x is None else torch.split(x, rows)
+
+
+def _join(parts: Sequence[Tensor | None]) -> Tensor | None:
+    real = [part for part in parts if part is not None]
+    return torch.cat(real) if real else None
 
 
 def _topk_of_levels(name: str, topk: int | Sequence[int], levels: int) -> tuple[int, ...]:
@@ -351,10 +339,3 @@ def _topk_of_levels(name: str, topk: int | Sequence[int], levels: int) -> tuple[
     for number in numbers:
         check_positive(name, topk=number)
     return numbers
-
-
-def _initialise(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
-    """Weights normal with a standard deviation of gain / sqrt(fan in), biases zero."""
-    nn.init.normal_(layer.weight, std=gain * layer.weight[0].numel() ** -0.5)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)

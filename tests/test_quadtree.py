@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attn import Attention, create_attention
+from shared_attn.complexity import Cost, attention_cost
 from shared_attn.pyramid import Cells
 from shared_attn.reference import load_reference
 
@@ -233,6 +234,16 @@ def image_map(layer: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     return layer(image.movedim(1, -1)).movedim(-1, 1)
 
 
+def test_costs_are_the_closed_forms() -> None:
+    C, N, L, G, K = 512, 128 * 128, 4, 4, 8
+    cells = [N // G**level for level in range(L)]
+    common = 4 * N * C * C + 2 * cells[-1] ** 2 * C + 2 * G * K * C * sum(cells[:-1])
+    assert attention_cost("quadtree_a", C, (128, 128)) == Cost(4 * C * C + C, common)
+    learnt = (L - 1) * ((G + 1) * C * C + 6 * C) + 10 * L * C + L
+    branches = (G + 1) * C * C * sum(cells[1:]) + 9 * C * sum(cells)
+    assert attention_cost("quadtree_b", C, (128, 128)) == Cost(4 * C * C + C + learnt, common + branches)
+
+
 def test_scores_of_type_a_sum_to_one() -> None:
     """Equal values come out unchanged however they are selected: the scores over all levels are a distribution."""
     attention, x = _attention("quadtree_a", levels=4, topk=(1, 3, 2)), torch.randn(2, 143, DIM, dtype=torch.float64)
@@ -258,6 +269,18 @@ def test_cells_of_a_level_are_runs_and_tokens_come_back(grid: tuple[int, ...], g
 
 
 @BOTH
+@pytest.mark.parametrize("rows", [1, 3])
+def test_keys_gathered_in_parts_make_the_same(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large inputs are without gradients, on a CPU."""
+    attention, x = _attention(name, levels=3, topk=2), torch.randn(2, 35, DIM, dtype=torch.float64)
+    mask = torch.rand(2, 35) < 0.7
+    expected = attention(x, (5, 7), mask)
+    monkeypatch.setattr("shared_attn.quadtree._GATHERED_AT_ONCE", rows * 2 * 4 * DIM // HEADS)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(x, (5, 7), mask), expected, rtol=0, atol=1e-12)
+
+
+@BOTH
 def test_gradients_are_the_slopes_between_choices(name: str) -> None:
     attention, x = _attention(name, levels=3, topk=2), torch.randn(1, 35, DIM, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: attention(x, (5, 7)), (x,), fast_mode=True)
@@ -275,7 +298,7 @@ def test_extreme_logits_stay_finite(name: str) -> None:
 
 
 def test_a_query_depends_on_the_keys_it_chose() -> None:
-    """With the finest level alone and K = 1: four keys a head, beside the encoding's taps 0 ... 4 at the first token."""
+    """With the finest level alone and K = 1: four keys a head, beside the encoding's taps 0 ... 4."""
     attention = _attention("quadtree_b", levels=2, topk=1)
     attention.level_weights.data = torch.tensor([-1e4, 1e4], dtype=torch.float64)
     x = torch.randn(1, 64, DIM, dtype=torch.float64, requires_grad=True)
