@@ -20,6 +20,7 @@ from shared_attn.identity import NoAttention
 from shared_attn.linear import LinearAttention
 from shared_attn.offset import OffsetAttention
 from shared_attn.performer import PerformerAttention
+from shared_attn.quadtree import QuadTreeAttentionA, QuadTreeAttentionB
 from shared_attn.sagan import SaganAttention
 from shared_attn.softmax import SelfAttention, SimplifiedSelfAttention
 from shared_attn.spatial_reduction import SpatialReductionAttention
@@ -36,6 +37,8 @@ ATTENTION: dict[str, type[Attention]] = {
     "offset": OffsetAttention,
     "cross_covariance": CrossCovarianceAttention,
     "hilo": HiLoAttention,
+    "quadtree_a": QuadTreeAttentionA,
+    "quadtree_b": QuadTreeAttentionB,
     "spatial_reduction": SpatialReductionAttention,
     "window": WindowAttention,
     "linear": LinearAttention,

@@ -5,7 +5,7 @@ Written from the papers and from the names and shapes of the published weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -15,6 +15,7 @@ from shared_attn.external import ExternalAttentionBlock, MultiHeadExternalAttent
 from shared_attn.feature_map import GatedAttention
 from shared_attn.hilo import HiLoAttention
 from shared_attn.offset import OffsetAttention
+from shared_attn.quadtree import QuadTreeAttentionA, QuadTreeAttentionB
 from shared_attn.sagan import SaganAttention
 from shared_attn.spatial_reduction import SpatialReductionAttention
 from shared_attn.window import WindowAttention
@@ -68,6 +69,44 @@ def _litv2_hilo_names(module: nn.Module) -> Names:
     }
     names = {name: name.split(".") for name, _ in module.named_parameters()}
     return {f"{layers[layer]}.{kind}": (name, 0) for name, (layer, kind) in names.items()}
+
+
+def _quadtree_attention(
+    dim: int,
+    num_heads: int = 8,
+    levels: int = 4,
+    topk: int | Sequence[int] = 8,
+    attn_type: str = "B",
+    qkv_bias: bool = False,
+) -> nn.Module:
+    variants = {"A": QuadTreeAttentionA, "B": QuadTreeAttentionB}
+    if attn_type not in variants:
+        raise ValueError(f"source 'quadtree.attention': attn_type must be A or B; got {attn_type!r}")
+    if isinstance(topk, Sequence):
+        topk = topk[: levels - 1]  # the original has one for the finest level too, and no use for it
+    return variants[attn_type](dim, num_heads, levels, topk, qkv_bias=qkv_bias)
+
+
+def _quadtree_attention_names(module: nn.Module) -> Names:
+    names: Names = {"proj.weight": ("output.weight", 0), "proj.bias": ("output.bias", 0)}
+    for layer in ("query", "key", "value"):
+        names[f"{layer[0]}_proj.weight"] = (f"{layer}.weight", 2)
+        if module.get_submodule(layer).bias is not None:
+            names[f"{layer[0]}_proj.bias"] = (f"{layer}.bias", 0)
+    if not isinstance(module, QuadTreeAttentionB):
+        return names
+    names["py_att.weight"] = ("level_weights", 0)
+    for level in range(module.levels):
+        names |= _weight_and_bias(f"py_att.get_vs.{level}", f"positions.{level}")
+    layers = {"0": ("norm", 0), "2": ("merge", 0), "3": ("merged_norm", 0), "5": ("map", 2)}
+    for level in range(module.levels - 1):
+        for layer, (ours, ones) in layers.items():
+            names |= _weight_and_bias(f"value_branchs.{level}.{layer}", f"value_branches.{level}.{ours}", ones)
+    return names
+
+
+def _weight_and_bias(original: str, ours: str, ones: int = 0) -> Names:
+    return {f"{original}.weight": (f"{ours}.weight", ones), f"{original}.bias": (f"{ours}.bias", 0)}
 
 
 def _timm_xca(dim: int, num_heads: int = 8, qkv_bias: bool = False) -> nn.Module:
@@ -161,6 +200,7 @@ SOURCES: dict[str, Source] = {
         },
     ),
     "litv2.hilo": Source(_litv2_hilo, _litv2_hilo_names),
+    "quadtree.attention": Source(_quadtree_attention, _quadtree_attention_names),
     "timm.xca": Source(_timm_xca, _timm_xca_names),
     "timm.spatial_reduction": Source(_timm_spatial_reduction, _timm_spatial_reduction_names),
     "timm.window": Source(_timm_window, _timm_window_names),

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 # Variants whose exported graph holds for one layout only, and why.
 ONE_LAYOUT: dict[str, str] = {
     "sagan": "the number of pooled keys, N // 2, must not be 1, which the exporter cannot prove from a range of N",
+    "quadtree_a": "each level is a multiple of the next, which the exporter cannot prove from a range of N",
+    "quadtree_b": "each level is a multiple of the next, which the exporter cannot prove from a range of N",
 }
 
 
