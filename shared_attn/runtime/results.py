@@ -83,8 +83,11 @@ def _values(record: Record) -> str:
     """What a record measured: an ablation's rows, a benchmark's tables and figure, or the metrics."""
     if record["kind"] == "ablation":
         return _ablation_table(record)
-    table = _markdown(["metric", "value"], [[name, _number(value)] for name, value in record["metrics"].items()])
     tables = record.get("tables", {})
+    if "head_to_head" in tables:
+        table = _head_to_head_table(tables["head_to_head"])
+    else:
+        table = _markdown(["metric", "value"], [[name, _number(value)] for name, value in record["metrics"].items()])
     if "published_costs" in tables:
         table += "\n" + _cost_table(tables["published_costs"])
     if "variants" in tables:
@@ -104,6 +107,25 @@ def _ablation_table(record: Record) -> str:
         name, seeds = row[record["varied"]], str(len(row["seeds"]))
         rows.append([name, *cells, seeds, _count(row["parameters"]), _count(row["multiply_adds"])])
     return _markdown([record["varied"], *metrics, "seeds", "parameters", "multiply-adds"], rows)
+
+
+def _head_to_head_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Modules of this project beside what they replace, and by how much they are faster."""
+    head = ["ours", "original", "mode", "original, ms", "ours, ms", "times faster", "largest difference"]
+    cells = []
+    for row in rows:
+        times = (row["original_ms"], row["ours_ms"], row["original_ms"] / row["ours_ms"])
+        difference = row["largest_difference"]
+        cells.append(
+            [
+                row["ours"],
+                row["original"],
+                row["mode"],
+                *map("{:.1f}".format, times),
+                "" if difference is None else f"{difference:.0e}",
+            ]
+        )
+    return _markdown(head, cells)
 
 
 def _cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
