@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +16,11 @@ from torch import Tensor
 from gan.generator import Generator
 from gan.sampling import BATCH, draw_images, draw_latents, find_classes
 from shared_attn.attention_maps import Slot, choose_slots, record_attention_maps, select_layer, select_slots
-from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.figures import draw_percent_scale, new_figure, save_figure
 
-TILE = 1.25  # inches of a tile's side
-COLOURS, OPACITY = "inferno", 0.6  # of the heat over the grey sample
+TILE, GAP = 1.25, 0.06  # inches of a tile's side, and between tiles
+COLOURS = "inferno"
+FAINT, STRONG = 0.35, 0.85  # opacity over the grey sample of no weight and of the brightest
 BRIGHTEST = 0.995  # this quantile of a slot's weights has the brightest colour
 
 
@@ -31,7 +31,7 @@ def draw_image_attention(
     count: int = 8,
     classes: Sequence[str] = (),
     seed: int = 0,
-    num_slots: int = 6,
+    num_slots: int = 5,
     slots: Sequence[int] = (),
     heads: Sequence[int] = (),
     layer: int | None = None,
@@ -73,55 +73,45 @@ def draw_image_attention(
 def write_heat_maps(
     path: Path, images: Tensor, heat: Tensor, names: Sequence[object], row_names: Sequence[str]
 ) -> None:
-    """Write images (R, 3, H, W) uint8 beside their heat maps (R, S, h, w), with a scale a column, as a PNG.
+    """Write images (R, 3, H, W) uint8 beside their heat maps (R, S, h, w), with a scale below each column, as a PNG.
 
     Each column's colours go from 0 to the same weight in all rows, so that rows can be compared; the grey sample shines
-    through.
+    through, most where the weight is small.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
     rows, columns = heat.shape[:2]
-    left, top, bottom, gap = 0.15 + 0.09 * max(map(len, row_names)), 0.35, 0.5, 0.06
-    width, height = left + (columns + 1) * (TILE + gap) + 0.1, top + rows * (TILE + gap) + bottom
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    left, top, bottom = 0.15 + 0.09 * max(map(len, row_names)), 0.35, 0.5
+    width, height = left + (columns + 1) * (TILE + GAP) + 0.1, top + rows * (TILE + GAP) + bottom
+    figure, _ = new_figure(width, height, axes=False)
 
-    def add_axes(row: float, column: int, tall: float = TILE) -> Any:
-        x, y = left + column * (TILE + gap), bottom + (rows - 1 - row) * (TILE + gap)
-        return figure.add_axes((x / width, y / height, TILE / width, tall / height))
+    def place(column: int, y: float, tall: float) -> tuple[float, float, float, float]:
+        return (left + column * (TILE + GAP)) / width, y / height, TILE / width, tall / height
 
     fine = F.interpolate(heat, size=images.shape[2:], mode="bilinear", align_corners=False)
     tops = [max(float(heat[:, column].quantile(BRIGHTEST)), 1e-12) for column in range(columns)]
+    titles = ["sample", *map(str, names)]
     for row in range(rows):
-        tiles = [images[row].permute(1, 2, 0).numpy()]
-        tiles += [_overlay(tiles[0], fine[row, column].numpy() / tops[column]) for column in range(columns)]
+        sample = images[row].permute(1, 2, 0).numpy()
+        tiles = [sample, *(_overlay(sample, fine[row, column].numpy() / tops[column]) for column in range(columns))]
         for column, tile in enumerate(tiles):
-            axes = add_axes(row, column)
+            axes = figure.add_axes(place(column, bottom + (rows - 1 - row) * (TILE + GAP), TILE))
             axes.imshow(tile, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             if row == 0:
-                axes.set_title("sample" if column == 0 else str(names[column - 1]), fontsize=10, pad=4)
+                axes.set_title(titles[column], fontsize=10, pad=4)
             if column == 0:
                 axes.set_ylabel(row_names[row], rotation=0, ha="right", va="center", fontsize=10)
     for column, brightest in enumerate(tops, start=1):
-        scale = ScalarMappable(Normalize(0, 100 * brightest), COLOURS)
-        bar = figure.colorbar(scale, cax=add_axes(rows - 0.9, column, 0.07), orientation="horizontal")
-        bar.set_ticks([0, 100 * brightest], labels=["0", f"{100 * brightest:.2g} %"], fontsize=7)
-        first, last = bar.ax.get_xticklabels()
-        first.set_horizontalalignment("left")
-        last.set_horizontalalignment("right")
-    figure.text((left - 0.08) / width, (bottom - 0.2) / height, "weight", ha="right", va="center", fontsize=8)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=130)
+        draw_percent_scale(figure, place(column, bottom - 0.13, 0.07), brightest, COLOURS)
+    figure.text((left + TILE) / width, (bottom - 0.1) / height, "weight", ha="right", va="center", fontsize=9)
+    save_figure(figure, path)
 
 
 def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The heat (H, W) in [0, 1] in colours over the grey image (H, W, 3) uint8: (H, W, 3) in [0, 1]."""
+    """The heat (H, W), 1 the brightest, in colours over the grey image (H, W, 3) uint8: (H, W, 3) in [0, 1]."""
     from matplotlib import colormaps
 
-    grey = (image @ np.array([0.299, 0.587, 0.114]) / 255)[..., None]
-    return (1 - OPACITY) * grey + OPACITY * colormaps[COLOURS](heat.clip(0, 1))[..., :3]
+    heat = heat.clip(0, 1)[..., None]
+    grey = image @ np.array([0.299, 0.587, 0.114]) / 255
+    opacity = FAINT + (STRONG - FAINT) * heat
+    return (1 - opacity) * grey[..., None] + opacity * colormaps[COLOURS](heat[..., 0])[..., :3]

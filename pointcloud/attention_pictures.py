@@ -18,15 +18,18 @@ from pointcloud.clouds import normalise
 from pointcloud.encoder import PointEncoder
 from pointcloud.meshes import Shape, read_shape
 from pointcloud.models import CLASSIFIER, LoadedModel
-from pointcloud.pictures import frame_cloud, new_figure, save_figure
+from pointcloud.pictures import frame_cloud
 from shared_attn.attention_maps import Slot, choose_slots, record_attention_maps, select_layer, select_slots
+from shared_attn.runtime.figures import draw_percent_scale, new_figure, save_figure
 from shared_attn.runtime.files import atomic_write
 
 SAMPLINGS = 4  # samplings of a shape whose tokens lie side by side in its picture
 SHOWN_POINTS = 20_000  # of a large scan, in pictures and pages; the .ply files hold all
 ROWS = 8  # clouds in one PNG
 CELL = 2.4  # inches of a cloud's side
+LONGEST = 26  # characters that fit beside a cloud
 BRIGHTEST = 0.99  # this quantile of a slot's weights, over all files, has the last colour
+EYE = {"x": 1.2, "y": -2.1, "z": 0.9}  # of a page's reader, who sees a cloud as in the PNG
 COLOURS = ("#c9ced6", "#f5a03c", "#c0182b", "#4a0512")  # evenly spaced; no weight is a grey that shows on white
 
 
@@ -79,6 +82,8 @@ def draw_cloud_attention(
         ValueError: a value out of range, or a network without external attention; before any file is read. Files that
             cannot be read are told in the result.
     """
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: expected at least 0")
     corners = np.array([[x, y, z] for x in (0.0, 1) for y in (0.0, 1) for z in (0.0, 1)])
     probe = attend_shape(model, Shape(corners, None), layer=layer, samplings=1)
     choose_slots(probe.values, num_slots, slots=slots, heads=heads)
@@ -108,11 +113,11 @@ def _draw(
     tops = np.maximum(np.quantile(tokens, BRIGHTEST, axis=0), 1e-12)  # of tokens, so that all files count alike
     pictures, written = [], {}
     for first in range(0, len(clouds), ROWS):
-        page = slice(first, first + ROWS)
+        rows = slice(first, first + ROWS)
         number = f"-{first // ROWS + 1}" if len(clouds) > ROWS else ""
         pictures.append(folder / f"attention{number}.png")
-        points = [cloud.points for cloud in clouds[page]]
-        save_attention_png(points, weights[page], tops, shown, pictures[-1], titles=titles[page])
+        points = [cloud.points for cloud in clouds[rows]]
+        save_attention_png(points, weights[rows], tops, shown, pictures[-1], titles=titles[rows])
     for file, name, title, cloud, weight in zip(attended, names, titles, clouds, weights, strict=True):
         written[file] = [folder / f"{name}.html"]
         save_attention_html(cloud.points, weight, tops, shown, written[file][0], title=title.replace("\n", ", "))
@@ -170,32 +175,33 @@ def save_attention_png(
         names: of the columns.
         titles: of the rows.
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.colors import LinearSegmentedColormap
 
     colours = LinearSegmentedColormap.from_list("weight", COLOURS)
     left, top, bottom = 0.6, 0.35, 0.5
     width, height = left + len(names) * CELL + 0.1, top + len(clouds) * CELL + bottom
     figure, _ = new_figure(width, height, axes=False)
+
+    def place(column: int, y: float, tall: float, inset: float = 0.0) -> tuple[float, float, float, float]:
+        return (left + column * CELL + inset) / width, y / height, (CELL - 2 * inset) / width, tall / height
+
     for row, (cloud, weight) in enumerate(zip(clouds, weights, strict=True)):
         y = bottom + (len(clouds) - 1 - row) * CELL
-        figure.text(0.3 / width, (y + CELL / 2) / height, titles[row], rotation=90, ha="center", va="center")
+        title = "\n".join(_shorten(line) for line in titles[row].splitlines())
+        figure.text(0.3 / width, (y + CELL / 2) / height, title, rotation=90, ha="center", va="center")
         kept = _thin(len(cloud))
-        points = cloud[kept]
         for column in range(len(names)):
-            place = ((left + column * CELL) / width, y / height, CELL / width, CELL / height)
-            axes = figure.add_axes(place, projection="3d")
+            axes = figure.add_axes(place(column, y, CELL), projection="3d")
             axes.scatter(
-                *points.T, c=weight[kept, column], cmap=colours, vmin=0, vmax=tops[column],
+                *cloud[kept].T, c=weight[kept, column], cmap=colours, vmin=0, vmax=tops[column],
                 s=5, linewidths=0, depthshade=False,
             )  # fmt: skip
-            frame_cloud(axes, points)
+            frame_cloud(axes, cloud[kept])
     for column, name in enumerate(names):
-        x = left + column * CELL
-        figure.text((x + CELL / 2) / width, 1 - 0.2 / height, str(name), ha="center", va="center", fontsize=11)
-        axes = figure.add_axes(((x + 0.3) / width, (bottom - 0.15) / height, (CELL - 0.6) / width, 0.08 / height))
-        bar = figure.colorbar(ScalarMappable(Normalize(0, 100 * tops[column]), colours), axes, orientation="horizontal")
-        bar.set_ticks([0, 100 * tops[column]], labels=["0", f"{100 * tops[column]:.2g} %"], fontsize=8)
+        x = (left + (column + 0.5) * CELL) / width
+        figure.text(x, 1 - 0.2 / height, str(name), ha="center", va="center", fontsize=11)
+        draw_percent_scale(figure, place(column, bottom - 0.15, 0.08, inset=0.3), tops[column], colours)
+    figure.text((left + 0.2) / width, (bottom - 0.11) / height, "weight", ha="right", va="center", fontsize=9)
     save_figure(figure, path)
 
 
@@ -223,7 +229,7 @@ def save_attention_html(
         visible = [other == column for other in range(len(names))]
         buttons.append({"label": str(name), "method": "restyle", "args": [{"visible": visible}]})
     hidden = {"visible": False}
-    figure.update_scenes(aspectmode="data", xaxis=hidden, yaxis=hidden, zaxis=hidden)
+    figure.update_scenes(aspectmode="data", xaxis=hidden, yaxis=hidden, zaxis=hidden, camera_eye=EYE)
     figure.update_layout(
         title=title, height=720, margin={"l": 0, "r": 0, "t": 60, "b": 0},
         updatemenus=[{"buttons": buttons, "x": 0.02, "xanchor": "left", "y": 0.98, "yanchor": "top"}],
@@ -248,6 +254,11 @@ def _thin(count: int) -> np.ndarray:
     if count <= SHOWN_POINTS:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, SHOWN_POINTS, replace=False))
+
+
+def _shorten(line: str) -> str:
+    """So that it fits beside a cloud."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _name_files(files: Sequence[Path]) -> list[str]:

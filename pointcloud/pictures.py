@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from shared_attn.runtime.figures import new_figure, save_figure
 from shared_attn.runtime.files import atomic_write
 
 # Twenty colours that are told apart side by side (Tableau's), darker ones first; longer lists repeat them.
@@ -133,25 +134,11 @@ def _short(name: str) -> str:
 
 
 def frame_cloud(axes: Any, points: np.ndarray) -> None:
-    """Equal scale on the three axes, no axes drawn, seen a little from above."""
-    middle, reach = (points.max(0) + points.min(0)) / 2, max(float(np.ptp(points, axis=0).max()) / 2, 1e-6)
+    """Equal scale on the three axes, no axes drawn, seen a little from above, with the corners of a cube in sight."""
+    middle, extent = (points.max(0) + points.min(0)) / 2, float(np.ptp(points, axis=0).max())
+    radius = float(np.linalg.norm(points - middle, axis=1).max())
+    reach = max(extent / 2, radius / 1.25, 1e-6)
     axes.set(**{f"{axis}lim": (middle[i] - reach, middle[i] + reach) for i, axis in enumerate("xyz")})
     axes.set_box_aspect((1, 1, 1), zoom=1.3)
     axes.view_init(elev=20, azim=-60)
     axes.set_axis_off()
-
-
-def new_figure(width: float, height: float, *, axes: bool = True) -> tuple[Any, Any]:
-    """A figure that belongs to no window and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot() if axes else None
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """As PNG."""
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=130)

@@ -47,10 +47,10 @@ def main() -> None:
     path = find_weights(options.weights)
     choice = {name: getattr(options, name) for name in ("slots", "num_slots", "heads", "layer", "seed")}
     generates = load_weights(path)[1]["kind"] == KIND
-    others = {"--count": options.count, "--classes": options.classes}
+    foreign: dict[str, object] = {"--count": options.count, "--classes": options.classes}
     if generates:
-        others = {" ".join(map(str, options.files)): options.files, "--up": options.up}
-    for what, value in others.items():
+        foreign = {" ".join(map(str, options.files)): options.files, "--up": options.up}
+    for what, value in foreign.items():
         if value not in ((), None):
             raise ValueError(f"{what}: not for {path}, which holds a {'generator' if generates else 'point network'}")
     if generates:

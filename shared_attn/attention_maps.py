@@ -8,7 +8,6 @@ column says where in a sample a slot is used (arXiv 2105.02358, figures 4 and 5)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from shared_attn.attention import Attention
 from shared_attn.external import ExternalAttention, ExternalAttentionBlock, MultiHeadExternalAttention
-from shared_attn.functional import full_precision
+from shared_attn.functional import external_attention, full_precision
 
 __all__ = [
     "AttentionMap",
@@ -53,7 +52,7 @@ class Slot(NamedTuple):
 
 
 def external_attention_map(x: Tensor, keys: Tensor, *, mask: Tensor | None = None, eps: float = 0.0) -> Tensor:
-    """The doubly normalised map of `functional.external_attention`: softmax over the tokens, then L1 over the slots.
+    """What `functional.external_attention` weights its values with: softmax over the tokens, then L1 over the slots.
 
     Args:
         x: (B, N, ..., C) tokens, or queries a head.
@@ -65,18 +64,10 @@ def external_attention_map(x: Tensor, keys: Tensor, *, mask: Tensor | None = Non
         (B, N, ..., S), at least float32. Rows of real tokens sum to 1 (with eps, to a little less).
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    if mask is not None:
-        mask = mask.reshape(*mask.shape, *(1,) * (x.dim() - 2))  # (B, N, ..., 1)
-        x = x.masked_fill(~mask, 0)
-    with full_precision(x):
-        logits = F.linear(x.to(dtype), keys.to(dtype))  # (B, N, ..., S)
-        if mask is not None:
-            logits = logits.masked_fill(~mask, float("-inf"))
-        share = logits.log_softmax(dim=1)
-        values = share.softmax(dim=-1)
-        if eps:  # one more slot with the share eps and no value
-            values = values * torch.sigmoid(share.logsumexp(dim=-1, keepdim=True) - math.log(eps))
-    return values if mask is None else values.masked_fill(~mask, 0)
+    with full_precision(x):  # each slot's value is its own unit vector, so the output is the weights
+        return external_attention(
+            x.to(dtype), keys.to(dtype), torch.eye(len(keys), dtype=dtype, device=x.device), mask=mask, eps=eps
+        )
 
 
 @contextmanager

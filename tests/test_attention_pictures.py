@@ -24,8 +24,10 @@ from pointcloud.attention_pictures import attend_shape, draw_cloud_attention, sp
 from pointcloud.classifier import PointClassifier
 from pointcloud.meshes import Shape
 from pointcloud.models import CLASSIFIER, SEGMENTER, load_model
+from pointcloud.pictures import frame_cloud
 from pointcloud.segmenter import PartSegmenter
 from shared_attn.attention_maps import choose_slots, select_slots
+from shared_attn.runtime.figures import new_figure
 from shared_attn.runtime.weights import save_weights
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -192,14 +194,32 @@ def test_points_take_the_weights_of_the_nearest_token(weights: Path, name: str) 
         assert any(np.array_equal(found, other) for other in weights_of_tokens[nearest])
 
 
+@pytest.mark.parametrize("shape", [(1.0, 1.0, 1.0), (3.0, 0.5, 0.5), (0.0, 0.0, 2.0)])
+def test_no_corner_of_a_cloud_is_cut_off(shape: tuple[float, ...]) -> None:
+    from mpl_toolkits.mplot3d import proj3d
+
+    figure, _ = new_figure(2, 2, axes=False)
+    axes = figure.add_axes((0, 0, 1, 1), projection="3d")
+    corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * shape + 7
+    frame_cloud(axes, corners)
+    figure.canvas.draw()
+    x, y, _ = proj3d.proj_transform(*corners.T, axes.get_proj())
+    seen = axes.transAxes.inverted().transform(axes.transData.transform(np.stack([x, y], axis=1)))
+    assert seen.min() > 0 and seen.max() < 1
+    assert np.ptp(seen, axis=0).max() > 0.6  # nor is it drawn small
+
+
 def test_mistakes_get_one_line(visualise: Callable[..., Done], weights: Path, tmp_path: Path) -> None:
     cloud, occupied = write_cloud(tmp_path / "cloud.xyz"), tmp_path / "occupied"
     occupied.write_text("")
+    holes = tmp_path / "holes.xyz"
+    holes.write_text("0 0 0\n0 nan 1\n1 1 1\n")
     out = tmp_path / "out"
     gan, points = weights / "gan-external.safetensors", weights / "classifier-external.safetensors"
     mistakes: list[tuple[tuple[object, ...], tuple[str, ...]]] = [
         (("--weights", "nowhere"), ("--weights nowhere", "shipped weights")),
         (("--weights", gan, "--out", occupied), (f"--out {occupied}", "expected a folder")),
+        (("--weights", gan, "--out", occupied / "new"), (str(occupied / "new"), "cannot be written (Not a directory)")),
         (("--weights", gan, cloud), (str(cloud), "holds a generator")),
         (("--weights", gan, "--up", "y"), ("--up", "holds a generator")),
         (("--weights", gan, "--classes", "cta"), ("--classes cta", "did you mean cat")),
@@ -214,6 +234,8 @@ def test_mistakes_get_one_line(visualise: Callable[..., Done], weights: Path, tm
         (("--weights", points, cloud, "no.off", "--layer", 3), ("--layer 3: expected 1 to 2",)),
         (("--weights", points, cloud, "no.off", "--slots", "-1"), ("--slots -1: expected 0 to 63",)),
         (("--weights", points, cloud, "--heads", 0), ("single head",)),
+        (("--weights", points, cloud, "--seed", "-1"), ("--seed -1: expected at least 0",)),
+        (("--weights", points, holes), ("holes.xyz: 1 of 3 points", "NaN")),
         (("--weights", points, "no.off"), ("no.off: no such file",)),
         (("--weights", weights / "classifier-offset.safetensors", cloud), ("'offset' has no memory slots",)),
         (("--weights", points, cloud, "--slosts", 1), ("--slosts", "--slots")),
