@@ -91,6 +91,17 @@ class PointEncoder(nn.Module):
         fused = self.fuse(torch.cat(outputs, dim=-1))  # (B, M, fuse_channels)
         return fused if order is None else group(fused, order.argsort(1))
 
+    def token_indices(self, points: Tensor) -> Tensor:
+        """Which of the points (B, N, 3) the attention layers' tokens stand at, in the layers' order: (B, M) indices."""
+        B, N, _ = points.shape
+        if self.num_centres:
+            indices = farthest_points(points, self.num_centres[-1])
+        else:
+            indices = torch.arange(N, device=points.device).expand(B, N)
+        if not self.serialises:
+            return indices
+        return indices.gather(1, morton_order(group(points, indices)))
+
     def _tokens(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates and features of the tokens. One farthest-point run serves every level: its prefixes nest."""
         B, N, _ = points.shape

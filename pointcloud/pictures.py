@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from shared_attn.runtime.figures import new_figure, save_figure
 from shared_attn.runtime.files import atomic_write
 
 # Twenty colours that are told apart side by side (Tableau's), darker ones first; longer lists repeat them.
@@ -21,7 +22,7 @@ COLOURS = (
 
 def save_confusion_matrix(confusion: Tensor, class_names: Sequence[str], path: Path) -> None:
     """A confusion matrix (K, K) of counts as PNG: shares of each true class in colour, counts as numbers."""
-    figure, axes = _new_figure(max(5.0, 1.8 + 0.3 * len(class_names)), max(4.2, 1.4 + 0.3 * len(class_names)))
+    figure, axes = new_figure(max(5.0, 1.8 + 0.3 * len(class_names)), max(4.2, 1.4 + 0.3 * len(class_names)))
     counts = confusion.cpu().numpy()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -36,7 +37,7 @@ def save_confusion_matrix(confusion: Tensor, class_names: Sequence[str], path: P
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=6, color=colour)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02, label="share of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_clouds_png(
@@ -61,7 +62,7 @@ def save_clouds_png(
     columns = min(columns, len(clouds))
     rows = math.ceil(len(clouds) / columns)
     height = 3.9 * rows
-    figure, _ = _new_figure(3.2 * columns, height, axes=False)
+    figure, _ = new_figure(3.2 * columns, height, axes=False)
     # Inches for a title above and three lines of legend below each cloud; 3-D axes know no automatic layout.
     figure.subplots_adjust(0.01, 0.6 / height, 0.99, 1 - 0.3 / height, wspace=0.02, hspace=0.9 / 3.0)
     for place, (cloud, label) in enumerate(zip(clouds, labels, strict=True)):
@@ -72,11 +73,11 @@ def save_clouds_png(
             axes.scatter(
                 x, y, z, s=3, color=colours[number], label=_short(names[number]), depthshade=True, linewidths=0
             )
-        _frame(axes, points)
+        frame_cloud(axes, points)
         if titles is not None:
             axes.set_title(titles[place], fontsize=10)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, fontsize=7, markerscale=3, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_cloud_html(cloud: Any, label: Any, names: Sequence[str], path: Path, *, title: str = "") -> None:
@@ -132,25 +133,12 @@ def _short(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _frame(axes: Any, points: np.ndarray) -> None:
-    """Equal scale on the three axes, no axes drawn, seen a little from above."""
-    middle, reach = (points.max(0) + points.min(0)) / 2, max(float(np.ptp(points, axis=0).max()) / 2, 1e-6)
+def frame_cloud(axes: Any, points: np.ndarray) -> None:
+    """Equal scale on the three axes, no axes drawn, seen a little from above, with the corners of a cube in sight."""
+    middle, extent = (points.max(0) + points.min(0)) / 2, float(np.ptp(points, axis=0).max())
+    radius = float(np.linalg.norm(points - middle, axis=1).max())
+    reach = max(extent / 2, radius / 1.25, 1e-6)
     axes.set(**{f"{axis}lim": (middle[i] - reach, middle[i] + reach) for i, axis in enumerate("xyz")})
     axes.set_box_aspect((1, 1, 1), zoom=1.3)
     axes.view_init(elev=20, azim=-60)
     axes.set_axis_off()
-
-
-def _new_figure(width: float, height: float, *, axes: bool = True) -> tuple[Any, Any]:
-    """A figure that belongs to no window and no global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot() if axes else None
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=130)

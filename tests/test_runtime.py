@@ -47,6 +47,14 @@ def test_generators_do_not_depend_on_history() -> None:
     assert torch.equal(draws, torch.rand(3))
 
 
+def test_atomic_write_names_the_path_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "a", tmp_path / "file" / "folder" / "a", tmp_path / ("long" * 80)):
+        with pytest.raises(OSError, match=r"cannot be written \(\w") as caught, atomic_write(path):
+            pass
+        assert str(caught.value).startswith(str(path))
+
+
 def test_atomic_write_keeps_the_old_file_on_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")

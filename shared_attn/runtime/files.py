@@ -16,13 +16,17 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     On an error (a full disk, an interrupt) the temporary file is removed and ``path`` is as it was.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written; in one line that names the path.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = open(temporary, mode, encoding=None if "b" in mode else "utf-8")  # noqa: SIM115, closed below
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
