@@ -13,6 +13,7 @@ from typing import Any
 from shared_attn.attention import Attention, check_options
 from shared_attn.external import ExternalAttention, MultiHeadExternalAttention
 from shared_attn.identity import NoAttention
+from shared_attn.kernels import external as _external  # noqa: F401  # registers the operator, for saved programs too
 from shared_attn.offset import OffsetAttention
 from shared_attn.sagan import SaganAttention
 from shared_attn.softmax import SelfAttention, SimplifiedSelfAttention
