@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 IMAGE_SIZES = (32, 64, 128)
 
@@ -196,22 +195,6 @@ def check_config(config: GanConfig) -> None:
         raise ValueError(f"--betas {config.betas[0]} {config.betas[1]}: expected numbers from 0 to below 1")
     if config.image_size not in IMAGE_SIZES:
         raise ValueError(f"--image-size {config.image_size}: expected one of {', '.join(map(str, IMAGE_SIZES))}")
-    parse_options(config.attention_options)
+    from shared_attn.runtime.options import parse_options  # torch, which --help need not load
 
-
-def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
-    """`name=value` pairs to keywords; values are read as JSON where they are, else as text.
-
-    Raises:
-        ValueError: for a pair of another form.
-    """
-    parsed = {}
-    for option in options:
-        name, separator, text = option.partition("=")
-        if not separator or not name.isidentifier():
-            raise ValueError(f"--attention-options {option}: expected name=value")
-        try:
-            parsed[name] = json.loads(text)
-        except json.JSONDecodeError:
-            parsed[name] = text
-    return parsed
+    parse_options(config.attention_options, "--attention-options")

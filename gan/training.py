@@ -21,11 +21,12 @@ from gan.evaluation import prepare_reference
 from gan.features import load_features
 from gan.generator import Generator
 from gan.losses import hinge_discriminator, hinge_generator
-from gan.presets import GanConfig, check_config, free_fields, parse_options
+from gan.presets import GanConfig, check_config, free_fields
 from gan.reporting import LOSSES, assess, write_run_record
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
+from shared_attn.runtime.options import parse_options
 from shared_attn.runtime.progress import Progress
 from shared_attn.runtime.run_folder import open_run
 from shared_attn.runtime.seeding import seed_step
@@ -56,7 +57,7 @@ def train(config: GanConfig) -> None:
         "image_size": config.image_size,
         "num_classes": num_classes,
         "attention": config.attention,
-        "attention_options": parse_options(config.attention_options),
+        "attention_options": parse_options(config.attention_options, "--attention-options"),
         "attention_spectral_norm": config.attention_spectral_norm,
     }
     models = {

@@ -13,6 +13,7 @@ from pointcloud.classifier import PointClassifier
 from pointcloud.clouds import CloudSet
 from pointcloud.presets import Config
 from pointcloud.segmenter import PartSegmenter
+from shared_attn.runtime.options import parse_options
 from shared_attn.runtime.weights import find_weights, load_weights
 
 CLASSIFIER, SEGMENTER = "pointcloud.classifier", "pointcloud.segmenter"
@@ -72,7 +73,7 @@ def load_model(source: str | Path, kind: str | None = None) -> LoadedModel:
 
 def model_keywords(config: Config, clouds: CloudSet) -> dict[str, Any]:
     """The constructor's keywords, JSON-able, of the network that `config` describes for these clouds."""
-    options = {} if config.memory_size is None else {"memory_size": config.memory_size}
+    options = parse_options(config.attention_options, "--attention-options")
     keywords: dict[str, Any] = {
         "attention": config.attention,
         "form": config.form,

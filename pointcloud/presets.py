@@ -47,8 +47,8 @@ class Config:
     """Attention by its name in shared_attn: external makes the network EAT, offset makes it PCT."""
     form: Literal["offset", "offset_query", "plain"] = "offset"
     """Residual layer around it: x + LBR(x - r), the same with a query map, or x + LBR(r)."""
-    memory_size: int | None = None
-    """Memory slots of external attention (its default: 64); refused by attentions that have none."""
+    attention_options: tuple[str, ...] = ()
+    """Keywords of that attention, as name=value, for example memory_size=64."""
     num_layers: int = 4
     """Attention layers."""
     embed_channels: tuple[int, ...] = (64, 64)
@@ -143,6 +143,9 @@ def check_config(config: Config) -> None:
             raise ValueError(f"{_flag(name)} {_words(getattr(config, name))}: expected numbers from 1")
     if not config.embed_channels:
         raise ValueError("--embed-channels: expected at least one width")
+    from shared_attn.runtime.options import parse_options  # torch, which --help need not load
+
+    parse_options(config.attention_options, "--attention-options")
     if not 0 < config.scale[0] <= config.scale[1] < math.inf:
         raise ValueError(f"--scale {config.scale[0]} {config.scale[1]}: expected 0 < lowest <= highest")
     if config.task == "segment":

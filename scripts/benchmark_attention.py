@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,66 +12,68 @@ import command_line
 
 @dataclass(frozen=True)
 class Benchmark:
-    channels: int = 512
-    """Channels of the tokens."""
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels of the tokens; the block is timed at the last."""
     batch: int = 1
     """Samples at a time."""
-    sides: tuple[int, ...] = (32, 64, 128)
-    """Heights (= widths) of the grids; the block is timed at the last."""
+    sides: tuple[int, ...] = (16, 32, 64, 128, 256)
+    """Heights (= widths) of the grids: 256 to 65,536 tokens."""
+    block_side: int = 128
+    """Height (= width) of the grid at which the block is timed."""
     attention: tuple[str, ...] = ()
     """Variants to time; all of them when none is named."""
-    repeats: int = 5
+    repeats: int = 3
     """Timed calls, after one warm-up; medians are reported."""
     limit: float = 30
-    """Skip a variant at a size where a forward takes more than this many G multiply-adds."""
+    """Skip a variant where a forward takes more than this many G multiply-adds."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of weights and tokens."""
     threads: int | None = None
-    """CPU threads; torch's own choice by default."""
+    """CPU threads; by default torch's choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
     json: Path | None = None
-    """Write everything measured into this file as one object."""
+    """Write everything measured into this file, as a record that results/ can hold."""
 
 
 def main() -> None:
     options = command_line.parse(Benchmark, description=__doc__)
-    for flag in ("channels", "batch", "repeats", "threads", "sides"):
+    for flag in ("channels", "batch", "repeats", "threads", "sides", "block_side"):
         value = getattr(options, flag)
-        if value is not None and min(value if flag == "sides" else (value,), default=0) < 1:
-            raise ValueError(f"--{flag}: expected a number of 1 or more, got {value}")
+        if value is not None and min(value if isinstance(value, tuple) else (value,), default=0) < 1:
+            raise ValueError(f"--{flag.replace('_', '-')}: expected a number of 1 or more, got {value}")
     if options.json is not None and not options.json.resolve().parent.is_dir():
         raise ValueError(f"--json {options.json}: its folder does not exist")
     import torch
 
     from shared_attn import list_attentions
     from shared_attn.benchmark import VariantTiming, time_block, time_variants
+    from shared_attn.published_costs import compare_costs
+    from shared_attn.runtime.records import write_benchmark
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA device is available here")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
     device = torch.device("cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu")
-    side = options.sides[-1]
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
     common = {"batch": options.batch, "repeats": options.repeats, "device": device}
-    names = options.attention or list_attentions()
-    timings = time_variants(names, options.channels, options.sides, limit=1e9 * options.limit, **common)
-
-    shape = f"{options.batch} x {options.channels} x {side} x {side}"
-    print(f"external attention's block at {shape}, ms on {device}: paper's form against folded")
-    blocks = {}
+    sizes = (options.attention or list_attentions(), options.channels, options.sides)
+    timings = time_variants(*sizes, limit=1e9 * options.limit, dtype=dtype, **common)
+    channels, side, tables, metrics, started = options.channels[-1], options.block_side, {}, {}, time.perf_counter()
+    print(f"block at {options.batch} x {channels} x {side} x {side}, ms on {device}: paper's form -> folded")
     for mode, training in (("forward", False), ("forward + backward", True)):
-        block = time_block(options.channels, side, training=training, **common)
-        blocks[mode] = {**asdict(block), "ratio": block.ratio, "ratio_from_map": block.ratio_from_map}
+        block = time_block(channels, side, training=training, **common)
+        tables.setdefault("block", []).append({"mode": mode, **asdict(block)})
+        metrics[f"block_{mode.replace(' + ', '_')}_speedup"] = block.ratio
         print(f"{mode:20}{block}", flush=True)
-
     print(f"\n{VariantTiming.HEAD}")
-    rows = []
     for row in timings:
         print(row, flush=True)
-        rows.append(asdict(row))
+        tables.setdefault("variants", []).append(asdict(row))
     if options.json is not None:
-        facts = {"torch": torch.__version__, "device": str(device), "threads": torch.get_num_threads()}
-        config = {key: value for key, value in asdict(options).items() if key not in ("json", "device", "threads")}
-        options.json.write_text(json.dumps({**config, **facts, "block": blocks, "variants": rows}, indent=2) + "\n")
+        tables["published_costs"] = [asdict(row) for row in compare_costs()]
+        rest = {"seconds": time.perf_counter() - started, "device": device.type}
+        write_benchmark(options.json, "attention variants", options, metrics, tables, **rest)
 
 
 if __name__ == "__main__":

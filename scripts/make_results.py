@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import command_line
@@ -44,6 +45,10 @@ def make_results(options: Results) -> None:
         curves: (results.fingerprint(records), lambda: results.draw_curves(records, curves)),
         overview.out: (draw_overview.describe(overview), lambda: draw_overview.draw(overview)),
     }
+    for record in records:
+        if "variants" in record.get("tables", {}):
+            path = folder / results.scaling_figure(record)
+            figures[path] = (results.fingerprint([record]), partial(results.draw_scaling, record, path))
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     stale += [path for path, (source, _) in figures.items() if not results.was_drawn_from(path, source)]
     names = ", ".join(str(path.relative_to(ROOT)) for path in stale)

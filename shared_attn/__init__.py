@@ -11,10 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 from shared_attn.attention import Attention, check_options
+from shared_attn.covariance import CrossCovarianceAttention
+from shared_attn.double import DoubleAttention
 from shared_attn.external import ExternalAttention, MultiHeadExternalAttention
+from shared_attn.ham import HamAttention
 from shared_attn.identity import NoAttention
 from shared_attn.kernels import external as _external  # noqa: F401  # registers the operator, for saved programs too
+from shared_attn.linear import LinearAttention
 from shared_attn.offset import OffsetAttention
+from shared_attn.performer import PerformerAttention
 from shared_attn.sagan import SaganAttention
 from shared_attn.softmax import SelfAttention, SimplifiedSelfAttention
 
@@ -27,6 +32,11 @@ ATTENTION: dict[str, type[Attention]] = {
     "simplified_self": SimplifiedSelfAttention,
     "sagan": SaganAttention,
     "offset": OffsetAttention,
+    "cross_covariance": CrossCovarianceAttention,
+    "linear": LinearAttention,
+    "performer": PerformerAttention,
+    "double": DoubleAttention,
+    "ham": HamAttention,
     "none": NoAttention,
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from shared_attn import create_attention
 from shared_attn.complexity import attention_cost
 from shared_attn.external import ExternalAttentionBlock
 from shared_attn.feature_map import feature_map_to_tokens
+from shared_attn.memory import measure_peak_bytes
 from shared_attn.reference import load_reference
 
 __all__ = ["BlockTiming", "PaperBlock", "VariantTiming", "time_block", "time_in_turns", "time_variants"]
@@ -28,24 +29,32 @@ __all__ = ["BlockTiming", "PaperBlock", "VariantTiming", "time_block", "time_in_
 
 @dataclass(frozen=True)
 class VariantTiming:
-    """One variant at one size; the times are None where it was skipped for its cost."""
+    """One variant at one size; times and memory are None where it was skipped for its cost.
+
+    `peak_mb` is the most memory (MB = 1e6 bytes) of one forward + backward, see `memory.measure_peak_bytes`.
+    """
 
     name: str
-    side: int
+    dim: int
+    tokens: int
+    batch: int
     parameters: int
     multiply_adds: int
-    forward_ms: float | None
-    training_ms: float | None
+    forward_ms: float | None = None
+    training_ms: float | None = None
+    peak_mb: float | None = None
 
     HEAD: ClassVar[str] = (
-        f"{'attention':20}{'grid':>10}{'parameters':>12}{'G mult-adds':>13}{'forward':>10}{'+ backward':>12}  ms"
+        f"{'attention':20}{'channels':>9}{'tokens':>8}{'parameters':>12}{'G mult-adds':>13}"
+        f"{'forward':>10}{'+ backward':>12}{'peak':>10}  ms, MB"
     )
 
     def __str__(self) -> str:
         """A line of the table under HEAD."""
-        forward, training = (f"{t:.2f}" if t is not None else "skipped" for t in (self.forward_ms, self.training_ms))
+        measured = (self.forward_ms, self.training_ms, self.peak_mb)
+        forward, training, peak = (f"{value:.2f}" if value is not None else "skipped" for value in measured)
         cost = f"{self.parameters:12,}{self.multiply_adds / 1e9:13.3f}"
-        return f"{self.name:20}{f'{self.side} x {self.side}':>10}{cost}{forward:>10}{training:>12}"
+        return f"{self.name:20}{self.dim:9}{self.tokens:8}{cost}{forward:>10}{training:>12}{peak:>10}"
 
 
 @dataclass(frozen=True)
@@ -95,34 +104,40 @@ class PaperBlock(nn.Module):
 
 def time_variants(
     names: Sequence[str],
-    dim: int,
+    dims: Sequence[int],
     sides: Sequence[int],
     *,
     batch: int = 1,
     repeats: int = 5,
     limit: float = float("inf"),
+    dtype: torch.dtype = torch.float32,
     device: torch.device,
 ) -> Iterator[VariantTiming]:
     """Times each variant on square grids, forward in eval mode and forward + backward in training mode.
 
     Args:
-        names: of the variants; dim: channels C; sides: H = W of the grids.
+        names: of the variants; dims: channels C; sides: H = W of the grids.
         limit: a variant with more multiply-adds a forward than this is listed with its cost but not run.
+        dtype: of the weights and the tokens.
 
     Raises:
         ValueError: at once, for an unknown name or channels that a variant cannot take.
     """
-    costs = [(name, side, attention_cost(name, dim, (side, side))) for side in sides for name in names]
+    sizes = [(name, dim, side) for dim in dims for side in sides for name in names]
+    costs = [attention_cost(name, dim, (side, side)) for name, dim, side in sizes]
 
     def measure() -> Iterator[VariantTiming]:
-        for name, side, cost in costs:
-            forward_ms = training_ms = None
-            if batch * cost.multiply_adds <= limit:
-                attention = create_attention(name, dim).to(device)
-                x = torch.randn(batch, side * side, dim, device=device)
+        for (name, dim, side), cost in zip(sizes, costs, strict=True):
+            row = VariantTiming(name, dim, side * side, batch, cost.parameters, batch * cost.multiply_adds)
+            if row.multiply_adds <= limit:
+                attention = create_attention(name, dim).to(device, dtype)
+                x = torch.randn(batch, side * side, dim, device=device, dtype=dtype)
                 forward_ms = _median_ms(_forward(attention.eval(), x, (side, side)), repeats, device)
-                training_ms = _median_ms(_training_step(attention.train(), x, (side, side)), repeats, device)
-            yield VariantTiming(name, side, cost.parameters, batch * cost.multiply_adds, forward_ms, training_ms)
+                step = _training_step(attention.train(), x, (side, side))
+                training_ms = _median_ms(step, repeats, device)
+                peak_mb = measure_peak_bytes(step, device) / 1e6
+                row = replace(row, forward_ms=forward_ms, training_ms=training_ms, peak_mb=peak_mb)
+            yield row
 
     return measure()
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from shared_attn.covariance import CrossCovarianceAttention
 from shared_attn.external import ExternalAttentionBlock, MultiHeadExternalAttention
 from shared_attn.feature_map import GatedAttention
 from shared_attn.offset import OffsetAttention
@@ -46,6 +47,17 @@ def _studiogan_self_attention(channels: int) -> nn.Module:
 
 def _pct_offset(channels: int) -> nn.Module:
     return OffsetAttention(channels)
+
+
+def _timm_xca(dim: int, num_heads: int = 8, qkv_bias: bool = False) -> nn.Module:
+    return CrossCovarianceAttention(dim, num_heads, qkv_bias)
+
+
+def _timm_xca_names(module: nn.Module) -> Names:
+    names = {"temperature": ("temperature", 0), "qkv.weight": ("query_key_value.weight", 0)}
+    if module.get_submodule("query_key_value").bias is not None:
+        names["qkv.bias"] = ("query_key_value.bias", 0)
+    return {**names, "proj.weight": ("output.weight", 0), "proj.bias": ("output.bias", 0)}
 
 
 def _batch_norm(original: str, ours: str) -> Names:
@@ -100,4 +112,5 @@ SOURCES: dict[str, Source] = {
             **_batch_norm("after_norm", "norm"),
         },
     ),
+    "timm.xca": Source(_timm_xca, _timm_xca_names),
 }

@@ -18,6 +18,7 @@ GOLDEN = {
     "eanet.multi_head": "mea_eanet_a",
     "studiogan.self_attention": "sagan_studiogan_a",
     "pct.offset": "offset_pct_a",
+    "timm.xca": "xca_timm_a",
 }
 NOT_CONSTRUCTOR = ("source", "layout", "mode", "grid")
 

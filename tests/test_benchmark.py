@@ -9,9 +9,13 @@ from subprocess import CompletedProcess
 
 import pytest
 import torch
+from torch import Tensor
 
 from shared_attn import list_attentions
 from shared_attn.benchmark import time_block, time_in_turns, time_variants
+from shared_attn.memory import measure_peak_bytes
+from shared_attn.published_costs import compare_costs
+from shared_attn.runtime import results
 
 CPU = torch.device("cpu")
 
@@ -32,25 +36,62 @@ def test_competitors_take_turns_after_a_warm_up() -> None:
 
 
 def test_what_costs_too_much_is_listed_but_not_run() -> None:
-    rows = {row.name: row for row in time_variants(["external", "self"], 16, [8], repeats=1, limit=150_000, device=CPU)}
+    rows = {
+        row.name: row for row in time_variants(["external", "self"], [16], [8], repeats=1, limit=150_000, device=CPU)
+    }
     assert rows["external"].forward_ms is not None
     assert rows["self"].forward_ms is rows["self"].training_ms is None
     assert rows["self"].multiply_adds > 150_000
+    assert rows["self"].peak_mb is None
     with pytest.raises(ValueError, match="unknown attention 'selfish'"):
-        time_variants(["selfish"], 16, [8], device=CPU)
+        time_variants(["selfish"], [16], [8], device=CPU)
+
+
+def test_memory_is_what_lives_at_one_time() -> None:
+    def three_at_most() -> Tensor:
+        x = torch.empty(1000)
+        for _ in range(5):
+            y = x + 1
+            x = y.mul_(2)
+        return torch.cat([x, x])
+
+    assert measure_peak_bytes(three_at_most, CPU) == 4 * 3000
+    rows = {row.name: row for row in time_variants(["external", "simplified_self"], [16], [16], repeats=1, device=CPU)}
+    external, quadratic = rows["external"].peak_mb, rows["simplified_self"].peak_mb
+    assert external is not None
+    assert quadratic is not None
+    assert external > 256 * 64 * 4 / 1e6, "at least the logits"
+
+
+def test_published_costs_are_reported_beside_counted_ones() -> None:
+    rows = {row.label: row for row in compare_costs()}
+    folded, paper = rows["external, folded here"].counted, rows["external, paper's form"].counted
+    assert paper.multiply_adds > 6 * folded.multiply_adds
+    for row in rows.values():
+        assert row.remark
+        if "folded" not in row.label:
+            assert abs(row.counted.multiply_adds / 1e9 / row.reported_multiply_adds_g - 1) < 0.08
+            assert abs(row.counted.parameters / 1e6 / row.reported_parameters_m - 1) < 0.08
 
 
 def test_script_writes_one_object(run_script: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     path = tmp_path / "times.json"
-    sizes = ("--channels", 16, "--sides", 4, 8, "--repeats", 1)
+    sizes = ("--channels", 16, "--sides", 4, 8, "--block-side", 8, "--repeats", 1)
     done = run_script("benchmark_attention.py", *sizes, "--threads", 1, "--device", "cpu", "--json", path)
     assert done.returncode == 0, done.stderr
     written = json.loads(path.read_text())
-    assert written["block"]["forward"]["ratio"] > 0
-    assert [(row["name"], row["side"]) for row in written["variants"]] == [
-        (name, side) for side in (4, 8) for name in list_attentions()
+    assert written["metrics"]["block_forward_speedup"] > 0
+    assert [(row["name"], row["tokens"]) for row in written["tables"]["variants"]] == [
+        (name, side * side) for side in (4, 8) for name in list_attentions()
     ]
     assert "times faster" in done.stdout
+    path.rename(tmp_path / "bench.json")
+    (record,) = results.load_records(tmp_path)
+    text = results.detail_tables([record])
+    assert "figures/bench.png" in text
+    assert "reported G" in text
+    results.draw_scaling(record, tmp_path / "figure.png")
+    assert results.was_drawn_from(tmp_path / "figure.png", results.fingerprint([record]))
 
 
 @pytest.mark.parametrize(

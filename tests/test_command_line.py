@@ -30,7 +30,11 @@ def test_help_loads_no_torch(script: str) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unknown_flag_is_one_line_with_status_2(script: str, run_script: Run) -> None:
-    preset = {"train_gan.py": ["eagan-cifar10-small"], "train_pointcloud.py": ["eat-small"]}.get(script, [])
+    preset = {
+        "train_gan.py": ["eagan-cifar10-small"],
+        "train_pointcloud.py": ["eat-small"],
+        "compare_attention.py": ["eat-small"],
+    }.get(script, [])
     done = run_script(script, *preset, "--no-such-flag-at-all", "3")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

@@ -22,9 +22,10 @@ import gan
 from gan import sampling, training
 from gan.discriminator import Discriminator
 from gan.generator import Generator
-from gan.presets import PRESETS, GanConfig, check_config, free_fields, parse_options
+from gan.presets import PRESETS, GanConfig, check_config, free_fields
 from gan.sampling import draw_latents, finish_generator
 from gan.training import fade, passes, train
+from shared_attn.runtime.options import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "gan_losses.json"
@@ -242,7 +243,7 @@ def test_every_preset_constructs(name: str) -> None:
             "image_size": config.image_size,
             "num_classes": 10,
             "attention": config.attention,
-            "attention_options": parse_options(config.attention_options),
+            "attention_options": parse_options(config.attention_options, "--attention-options"),
             "spectral_norm": False,  # slow on the meta device
         }
         generator = Generator(**shape, width=config.generator_width)

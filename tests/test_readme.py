@@ -28,6 +28,7 @@ SHRINK = {
     "segment.py": "",
     "benchmark_attention.py": "--help",  # minutes; its measuring is tested in test_benchmark.py
     "benchmark_training.py": "--help",
+    "compare_attention.py": "--attention external --seeds 0 --flags epochs=1 warmup-epochs=0.1 norm-clouds=64",
 }
 NOT_RUN = ("source .venv/bin/activate",)
 

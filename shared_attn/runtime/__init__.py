@@ -8,5 +8,8 @@ progress     bar, metrics.jsonl, TensorBoard
 interrupt    Ctrl-C saves
 weights      one self-describing .safetensors
 records      results as evidence
+results      tables and figures from records
+ablation     one record from runs that differ in one field
+options      name=value pairs of a command line
 launch       device and precision through Lightning Fabric
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
@@ -37,6 +38,7 @@ def write_record(
     seconds: float,
     device: str,
     curves: Mapping[str, Any] | None = None,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     note: str = "",
 ) -> None:
     """Writes a record to ``path``, with command, commit, machine, library versions and date added.
@@ -54,6 +56,7 @@ def write_record(
         seconds: Wall time of the run.
         device: "cpu" or "cuda", as the run used it.
         curves: For figures: a name to its points over the run, [items shown, value] each.
+        tables: Rows that belong to no curve, as a benchmark has: a name to its rows.
         note: What a reader must know.
     """
     record = {
@@ -72,11 +75,39 @@ def write_record(
         "versions": {"python": platform.python_version(), **_versions()},
         "date": datetime.date.today().isoformat(),
         "curves": dict(curves or {}),
+        **({"tables": {name: list(rows) for name, rows in tables.items()}} if tables else {}),
         "note": note,
     }
     with atomic_write(path, "w") as file:
         json.dump(record, file, indent=1, default=str)
         file.write("\n")
+
+
+def write_benchmark(
+    path: Path | str,
+    name: str,
+    options: Any,
+    metrics: Mapping[str, float],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    seconds: float,
+    device: str,
+) -> None:
+    """Writes the record of a benchmark: ``options`` is its dataclass of flags, ``tables`` what it measured."""
+    write_record(
+        path,
+        name=name,
+        kind="benchmark",
+        config={key: value for key, value in dataclasses.asdict(options).items() if key != "json"},
+        data={"name": "random numbers"},
+        seeds=[],
+        metrics=metrics,
+        parameters=None,
+        multiply_adds=None,
+        seconds=seconds,
+        device=device,
+        tables=tables,
+    )
 
 
 def hash_file(path: Path | str) -> str:

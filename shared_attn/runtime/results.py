@@ -60,7 +60,6 @@ def detail_tables(records: Sequence[Record]) -> str:
     """results/README.md's body: for each record all metrics, the command, the data's hashes and the evidence file."""
     parts = []
     for record in records:
-        rows = [[name, _number(value)] for name, value in record["metrics"].items()]
         data = record["data"]
         files = data.get("files") or ({"content": data["sha256"]} if "sha256" in data else {})
         parts += [
@@ -71,12 +70,94 @@ def detail_tables(records: Sequence[Record]) -> str:
             + (f"; split: {data['split']}" if "split" in data else "")
             + f". Seeds {record['seeds']}, commit {record['commit'][:10]}, {record['date']}, {_machine(record)}, "
             f"{_duration(record['seconds'])}, torch {record['versions']['torch']}. "
-            f"Parameters {_count(record['parameters'])}, multiply-adds {_count(record.get('multiply_adds'))}. "
-            f"[Record](records/{record['id']}.json).\n",
+            + (f"Parameters {_count(record['parameters'])}, " if record["parameters"] else "")
+            + (f"multiply-adds {_count(record['multiply_adds'])}. " if record.get("multiply_adds") else "")
+            + f"[Record](records/{record['id']}.json).\n",
             *([record["note"] + "\n"] if record.get("note") else []),
-            _markdown(["metric", "value"], rows),
+            _values(record),
         ]
     return "\n".join(parts)
+
+
+def _values(record: Record) -> str:
+    """What a record measured: an ablation's rows, a benchmark's tables and figure, or the metrics."""
+    if record["kind"] == "ablation":
+        return _ablation_table(record)
+    table = _markdown(["metric", "value"], [[name, _number(value)] for name, value in record["metrics"].items()])
+    tables = record.get("tables", {})
+    if "published_costs" in tables:
+        table += "\n" + _cost_table(tables["published_costs"])
+    if "variants" in tables:
+        table += f"\n![Cost of attention]({scaling_figure(record)})\n"
+    return table
+
+
+def _ablation_table(record: Record) -> str:
+    """One row a variant; of several seeds mean ± sample standard deviation."""
+    metrics = record["table"][0]["metrics"]
+    rows = []
+    for row in record["table"]:
+        cells = []
+        for metric in metrics:
+            spread = "" if row[metric]["std"] is None else f" ± {_number(row[metric]['std'])}"
+            cells.append(_number(row[metric]["mean"]) + spread)
+        name, seeds = row[record["varied"]], str(len(row["seeds"]))
+        rows.append([name, *cells, seeds, _count(row["parameters"]), _count(row["multiply_adds"])])
+    return _markdown([record["varied"], *metrics, "seeds", "parameters", "multiply-adds"], rows)
+
+
+def _cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Table 12 of the external attention paper: reported beside counted."""
+    head = ["1 x 512 x 128 x 128", "reported M", "counted M", "reported G", "counted G", "remark"]
+    cells = []
+    for row in rows:
+        counted = row["counted"]
+        parameters, operations = counted["parameters"] / 1e6, counted["multiply_adds"] / 1e9
+        reported = (str(row["reported_parameters_m"]), str(row["reported_multiply_adds_g"]))
+        cells.append([row["label"], reported[0], f"{parameters:.2f}", reported[1], f"{operations:.2f}", row["remark"]])
+    return _markdown(head, cells)
+
+
+def scaling_figure(record: Record) -> str:
+    """Where the figure of a benchmark of attention variants lies, from results/."""
+    return f"figures/{record['id']}.png"
+
+
+def draw_scaling(record: Record, path: Path) -> None:
+    """Time, counted cost and memory against the number of tokens, on log axes, at the record's widest channels."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = record["tables"]["variants"]
+    dim = max(row["dim"] for row in rows)
+    rows = [row for row in rows if row["dim"] == dim]
+    panels = (
+        ("multiply_adds", "multiply-adds, counted"),
+        ("forward_ms", "forward, ms"),
+        ("training_ms", "forward + backward, ms"),
+        ("peak_mb", "peak memory of a step, MB"),
+    )
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.4 * len(panels), 5.2))
+    names = list(dict.fromkeys(row["name"] for row in rows if row["multiply_adds"]))
+    colours = pyplot.get_cmap("tab20")
+    for axis, (field, label) in zip(axes, panels, strict=True):
+        for place, name in enumerate(names):
+            points = [(row["tokens"], row[field]) for row in rows if row["name"] == name and row[field] is not None]
+            if points:
+                first = place == 0
+                style = {"linewidth": 3.0 if first else 1.2, "zorder": 3 if first else 2, "color": colours(place % 20)}
+                axis.loglog(*zip(*points, strict=True), marker="osD^v"[place % 5], markersize=4, label=name, **style)
+        axis.set_xlabel(f"tokens (batch {rows[0]['batch']}, {dim} channels)")
+        axis.set_title(label, fontsize=10)
+        axis.grid(alpha=0.3, which="both")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=min(9, len(labels)), fontsize=8)
+    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Description": fingerprint([record])})
+    pyplot.close(figure)
 
 
 def draw_curves(records: Sequence[Record], path: Path) -> None:

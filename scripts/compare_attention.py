@@ -1,0 +1,78 @@
+"""Train one preset with several attentions and seeds under equal budgets, and write one table with mean and deviation.
+
+Each training is a run of its own (OUT/ATTENTION-SEED) by the script that anyone would use for it; the same command
+again goes on where it stopped. The record is written after each seed that all attentions have finished.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from command_line import ROOT, parse, run
+
+from gan.presets import PRESETS as GAN_PRESETS
+from pointcloud.presets import PRESETS as POINT_PRESETS
+
+
+@dataclass(frozen=True)
+class Comparison:
+    preset: str = ""
+    """The training's preset, as the first argument names it."""
+    attention: tuple[str, ...] = ("external", "self", "offset", "none")
+    """Variants to compare."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each."""
+    data: str | None = None
+    """As of the training; the preset's own by default."""
+    out: Path = Path("runs/compare")
+    """Folder of the runs and of the comparison's record."""
+    flags: tuple[str, ...] = ()
+    """Further flags of every training without their dashes, as name=value, for example epochs=3."""
+
+
+def main() -> None:
+    presets = {name: Comparison(preset=name) for name in (*POINT_PRESETS, *GAN_PRESETS)}
+    options = parse(Comparison, presets=presets, description=__doc__ or "")
+    from shared_attn import list_attentions
+    from shared_attn.runtime.ablation import write_ablation
+
+    unknown = [name for name in options.attention if name not in list_attentions()]
+    if unknown or not options.attention or not options.seeds:
+        raise ValueError(
+            f"--attention {' '.join(unknown)}: expected some of {', '.join(list_attentions())}, and a seed"
+        )
+    finished: list[Path] = []
+    for seed in options.seeds:
+        for name in options.attention:
+            finished.append(train(options, name, seed))
+        record = write_ablation(
+            options.out / "record.json", finished, "attention", name=f"{options.preset}, attention compared"
+        )
+    for row in record["table"]:
+        metric = row["metrics"][0]
+        spread = "" if row[metric]["std"] is None else f" ± {row[metric]['std']:.4f}"
+        print(f"{row['attention']:20} {metric} {row[metric]['mean']:.4f}{spread}  {row['seconds']:.0f} s")
+
+
+def train(options: Comparison, attention: str, seed: int) -> Path:
+    """Runs one training unless its record is there already; returns its folder."""
+    folder = options.out / f"{attention}-{seed}"
+    if (folder / "record.json").exists():
+        return folder
+    script = "train_pointcloud.py" if options.preset in POINT_PRESETS else "train_gan.py"
+    flags = {"attention": attention, "seed": str(seed), "out": str(folder)}
+    flags |= {} if options.data is None else {"data": options.data}
+    extra = [f"--{flag}" for flag in options.flags]
+    extra += [part for flag, value in flags.items() for part in (f"--{flag}", value)]
+    print(f"{attention}, seed {seed}", flush=True)
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / script), options.preset, *extra], check=False)
+    if done.returncode:
+        raise ValueError(f"{folder}: the training ended with status {done.returncode}; its own message says why")
+    return folder
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,100 @@
+"""Every variant compiles as one graph, exports, and runs in ONNX Runtime, with any number of tokens where it can."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shared_attn import Attention, create_attention, list_attentions
+
+DIM, N = 16, 12
+EVERY = pytest.mark.parametrize("name", list_attentions())
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# Variants whose exported graph holds for one layout only, and why.
+ONE_LAYOUT: dict[str, str] = {
+    "sagan": "the number of pooled keys, N // 2, must not be 1, which the exporter cannot prove from a range of N",
+}
+
+
+class OnSequence(nn.Module):
+    """An attention on tokens whose layout is their order."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.attention(x, grid=(x.shape[1],))
+        return y
+
+
+class OnGrid(OnSequence):
+    """An attention on tokens of one fixed grid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.attention(x, grid=(4, 3))
+        return y
+
+
+def _exported(module: nn.Module, *, dynamic: bool) -> tuple[torch.export.ExportedProgram, Tensor]:
+    """The program, and tokens to run it on: as many as it was traced with, or more where their number is dynamic."""
+    shapes = {"x": {1: torch.export.Dim("tokens", min=4, max=65_536)}} if dynamic else None
+    with torch.no_grad():
+        program = torch.export.export(module, (torch.randn(2, N, DIM),), dynamic_shapes=shapes)
+    return program, torch.randn(2, 20 if dynamic else N, DIM)
+
+
+@EVERY
+@pytest.mark.parametrize("training", [False, True])
+def test_compiles_without_a_graph_break(name: str, training: bool) -> None:
+    torch._dynamo.reset()
+    attention, x = create_attention(name, DIM).train(training), torch.randn(2, N, DIM)
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    grads = []
+    for function in (attention, compiled):
+        x = x.detach().requires_grad_()
+        torch.manual_seed(0)
+        y = function(x, grid=(4, 3))
+        grads.append((y.detach(), *torch.autograd.grad(y.sin().sum(), x)))
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+@pytest.mark.parametrize("layout", [OnSequence, OnGrid])
+def test_exports(name: str, layout: type[OnSequence]) -> None:
+    module = layout(create_attention(name, DIM)).eval()
+    program, x = _exported(module, dynamic=layout is OnSequence and name not in ONE_LAYOUT)
+    torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
+
+
+@EVERY
+@pytest.mark.parametrize("layout", [OnSequence, OnGrid])
+def test_onnx_runtime_agrees(name: str, layout: type[OnSequence]) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    module = layout(create_attention(name, DIM)).eval()
+    program, x = _exported(module, dynamic=layout is OnSequence and name not in ONE_LAYOUT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert exported is not None
+    buffer = io.BytesIO()
+    exported.save(buffer)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), module(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_exceptions_are_real() -> None:
+    """A variant listed as bound to one layout cannot be exported otherwise; the day it can, it leaves the list."""
+    for name in ONE_LAYOUT:
+        with pytest.raises(Exception, match=r"[Cc]onstraint|[Gg]uard|[Ss]pecializ"):
+            _exported(OnSequence(create_attention(name, DIM)).eval(), dynamic=True)
