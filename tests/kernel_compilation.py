@@ -1,10 +1,10 @@
-"""Compiles every kernel that a launch would run, ahead of time for sm_90 and without a GPU; prints a JSON list.
+"""Compiles every kernel that a launch would run, ahead of time and without a GPU; prints a JSON list.
 
-    python tests/kernel_compilation.py [number of cases]
+    python tests/kernel_compilation.py [numbers of cases; all without any]
 
 Each launch of `shared_attn.kernels.external_launch` is recorded on meta tensors, so what is compiled is what a GPU
-would get: types, constants, alignment and tiles included. Run by tests/test_kernels.py in a process of its own, where Triton
-compiles instead of interpreting.
+would get: types, constants, alignment and tiles included. Run by tests/test_kernels.py in a process of its own, where
+Triton compiles instead of interpreting.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ class Case(NamedTuple):
     dtype: torch.dtype
     weights: torch.dtype | None = None
     epilogue: bool = False  # residual, ReLU, gate, mask and bias, all of them
+    architecture: int = 90
+    shared_memory: int = 227 * 1024  # that a program may have
 
 
 CASES = [
@@ -55,6 +58,11 @@ CASES = [
     Case(64, 1024, 256, 64, torch.float32, epilogue=True),
     Case(2, 1000, 130, 100, torch.float32, epilogue=True),
     Case(2, 1000, 2050, 256, torch.float32),
+    *(
+        Case(2, 1000, C, S, dtype, epilogue=True, architecture=86, shared_memory=99 * 1024)  # a desktop's GPU
+        for C, S in ((256, 64), (130, 100), (512, 256))
+        for dtype in (torch.bfloat16, torch.float32)
+    ),
 ]
 
 
@@ -82,7 +90,7 @@ class Recorder:
 
 def launches(case: Case) -> list[Launch]:
     """Those of a forward and a backward."""
-    B, N, C, S, dtype, weights, epilogue = case
+    B, N, C, S, dtype, weights, epilogue, _, shared_memory = case
     x, grad = torch.empty(B, N, C, dtype=dtype, device="meta"), torch.empty(B, N, C, dtype=dtype, device="meta")
     keys, values = (torch.empty(shape, dtype=weights or dtype, device="meta") for shape in ((S, C), (C, S)))
     bias, gate = (values.new_empty(C), values.new_empty(1).to(dtype)) if epilogue else (None, None)
@@ -90,6 +98,7 @@ def launches(case: Case) -> list[Launch]:
     outputs = external_plain.empty_outputs(x, keys, values, gate, epilogue, dtype)
     recorder = Recorder()
     external_launch.kernels = recorder  # type: ignore[assignment]
+    external_launch._shared_memory = lambda _: shared_memory
     external_launch.forward(outputs, x, keys, values, bias, gate, mask, 1e-9, epilogue, epilogue, dtype)
     y, logits, log_mass = outputs
     saved = (x, keys, values, bias, logits, log_mass, gate, mask)
@@ -134,21 +143,23 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name.lower(): int(number[1]) if number else -1 for name, number in found.items()}
 
 
-def compiled() -> Iterator[dict[str, Any]]:
-    for case in CASES:
-        for launch in launches(case):
-            source, options = source_of(launch)
-            kernel = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-            yield {
-                "kernel": source.name,
-                "case": str(case),
-                "cubin": len(kernel.asm["cubin"]),
-                "warps": kernel.metadata.num_warps,
-                "shared": kernel.metadata.shared,
-                "tensor_cores": "wgmma" in kernel.asm["ptx"] or "mma.sync" in kernel.asm["ptx"],
-                **resources(kernel.asm["cubin"]),
-            }
+def compiled(case: Case) -> Iterator[dict[str, Any]]:
+    for launch in launches(case):
+        source, options = source_of(launch)
+        kernel = triton.compile(source, target=GPUTarget("cuda", case.architecture, 32), options=options)
+        yield {
+            "kernel": source.name,
+            "case": str(case),
+            "dtype": str(case.dtype).removeprefix("torch."),
+            "cubin": len(kernel.asm["cubin"]),
+            "warps": kernel.metadata.num_warps,
+            "shared": kernel.metadata.shared,
+            "allowed": case.shared_memory,
+            "tensor_cores": "wgmma" in kernel.asm["ptx"] or "mma.sync" in kernel.asm["ptx"],
+            **resources(kernel.asm["cubin"]),
+        }
 
 
 if __name__ == "__main__":
-    print(json.dumps(list(compiled()), indent=1))
+    chosen = [CASES[int(number)] for number in sys.argv[1:]] or CASES
+    print(json.dumps([row for case in chosen for row in compiled(case)], indent=1))

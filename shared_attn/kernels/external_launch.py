@@ -124,8 +124,11 @@ def _options(chosen: Tiling, slots: int) -> dict[str, Any]:
 
 
 def _precision() -> str:
-    """Of float32 products: exact unless the user lets matrix products run in TF32 (as torch's own do then)."""
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    """Of float32 products: exact unless the user lets matrix products run in TF32, as torch's own do then."""
+    matmul = torch.backends.cuda.matmul
+    # The older setting cannot be asked once the newer one was used; before torch 2.9 there is only the older one.
+    chosen = getattr(matmul, "fp32_precision", None) or ("tf32" if matmul.allow_tf32 else "ieee")
+    return "tf32" if chosen == "tf32" else "ieee"
 
 
 def _log(eps: float) -> float:

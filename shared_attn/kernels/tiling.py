@@ -8,7 +8,7 @@ Reasoned and compiled for sm_90 (registers and shared memory as the compiler rep
 - A program holds one to three float32 tiles of tokens by all slots in registers (64 a thread at 128 x 64 and 4 warps),
   so tokens shrink as slots grow; Hopper's tensor cores want at least 64 tokens for 4 warps.
 - Blocks of channels are 64 to 256 bytes a row, times stages in flight. The table needs up to 160 KiB of shared memory,
-  as Ampere's and Hopper's server parts have; where a device gives a program less, tiles take half the tokens.
+  as Ampere's and Hopper's server parts have; where a device gives a program less, tiles are half as large.
 - float32 products run without tensor cores (unless TF32 is allowed), from registers: smaller tiles, less to spill.
 """
 
@@ -51,7 +51,8 @@ def tiling(
     table = _FLOAT32 if dtype == torch.float32 else _HALF
     chosen = _OVERRIDES.get(kernel) or next(choice for most, choice in table[kernel] if slots <= most)
     if shared_memory < LARGE_SHARED_MEMORY:
-        chosen = chosen._replace(tokens=max(16, chosen.tokens // 2))
+        smaller = {"tokens": chosen.tokens // 2} if chosen.tokens > 16 else {"channels": chosen.channels // 2}
+        chosen = chosen._replace(**smaller)
     return chosen._replace(tokens=_fitted(chosen.tokens, tokens), channels=_fitted(chosen.channels, channels))
 
 
