@@ -111,7 +111,9 @@ def compare(case: Case, device: torch.device | str = "cpu") -> None:
         elif ours.numel():
             error, largest = (ours.double() - theirs).abs().max().item(), max(1.0, theirs.abs().max().item())
             # Errors of the logits are as large as the logits; a gate's gradient sums everything, with cancellation.
-            allowed = TOLERANCES[case.dtype] * largest * max(1, case.scale / 5) * (10 if name == "grad gate" else 1)
+            # L comes from the logits alone, which nothing rounds: float32 weights neither.
+            tolerance = 5e-5 if name == "L" else TOLERANCES[case.dtype] * (10 if name == "grad gate" else 1)
+            allowed = tolerance * largest * max(1, case.scale / 5)
             assert error <= allowed, f"{name} is off by {error:.2g}, allowed are {allowed:.2g}: {case}"
 
 

@@ -73,6 +73,9 @@ def test_operator_passes_pytorchs_checks(epilogue: set[str], slots_kept: bool) -
         arguments[1:4] = [torch.randn(shape, requires_grad=True) for shape in ((C, C), (C, C), (C,))]
         assert not operator(*arguments)[1].numel()
     torch.library.opcheck(operator, tuple(arguments))
+    arguments[0] = torch.randn(B, C, N).mT.requires_grad_()  # channels first, as a convolution leaves it
+    arguments[1], arguments[2] = arguments[2].detach().mT.requires_grad_(), arguments[1].detach().mT.requires_grad_()
+    torch.library.opcheck(operator, tuple(arguments))
 
 
 def _on_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +142,19 @@ def test_exported_program_holds_the_operator(monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(program.module()(longer), block(longer), rtol=0, atol=1e-6)
 
 
+def test_program_with_the_operator_becomes_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    for needed in ("onnx", "onnxscript"):
+        pytest.importorskip(needed)
+    from shared_attn.external import ExternalAttentionBlock
+
+    _on_the_operator(monkeypatch)
+    program = torch.export.export(ExternalAttentionBlock(C, S).eval(), (torch.randn(B, N, C),))
+    assert "shared_attn.external_attention" in program.graph_module.code
+    converted = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert converted is not None
+    assert {node.domain for node in converted.model.graph} == {""}, "only ONNX's own operators"
+
+
 def test_logits_are_kept_where_that_moves_fewer_bytes() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for channels in (31, 64, 256, 512):
@@ -181,11 +197,17 @@ class _OnCuda:
 
     device, is_cuda = torch.device("cuda"), True
 
-    def __init__(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self, *shape: int, dtype: torch.dtype = torch.bfloat16, strides: tuple[int, ...] | None = None
+    ) -> None:
         self.shape, self.dtype = shape, dtype
+        self.strides = torch.empty(shape, device="meta").stride() if strides is None else strides
 
     def dim(self) -> int:
         return len(self.shape)
+
+    def stride(self, dim: int) -> int:
+        return self.strides[dim]
 
 
 @pytest.mark.parametrize(
@@ -197,6 +219,7 @@ class _OnCuda:
         (_OnCuda(2, 9, 24), 257, 9, False),
         (_OnCuda(2, 0, 24), 64, 9, False),
         (_OnCuda(1, 2**25, 64), 64, 9, False),  # offsets past 32 bits
+        (_OnCuda(64, 2**14, 2**11, strides=(2**11, 2**17, 1)), 64, 9, False),  # by its layout, tokens before samples
         (_OnCuda(2, 9, 24, dtype=torch.float64), 64, 9, False),
         (torch.randn(2, 9, 24), 64, 9, False),  # on the CPU
     ],

@@ -40,5 +40,6 @@ def takes_external_attention(x: Tensor, keys: Tensor, values: Tensor, gate: Tens
         and x.dim() == 3
         and x.shape[0] * x.shape[1] > 0
         and keys.shape[0] <= MAX_SLOTS
-        and x.shape[1] * max(x.shape[2], *values.shape) < 2**31  # offsets within a sample have 32 bits
+        and x.shape[1] * max(x.shape[2], *values.shape) < 2**31  # offsets within a sample have 32 bits, ...
+        and x.shape[1] * x.stride(1) + x.shape[2] * x.stride(2) < 2**31  # ... in what is laid out as x is, too
     )

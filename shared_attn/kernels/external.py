@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 
 from shared_attn.kernels import external_plain
 
@@ -76,6 +77,24 @@ def _(
     return external_plain.empty_outputs(x, keys, values, gate, residual, product_dtype)
 
 
+@register_decomposition(torch.ops.shared_attn.external_attention.default)
+def _in_plain_operators(
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    _key_bias: Tensor | None,
+    value_bias: Tensor | None,
+    gate: Tensor | None,
+    mask: Tensor | None,
+    eps: float,
+    residual: bool,
+    relu: bool,
+    product_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For ONNX, whose exporter consults torch's table; torch.compile and torch.export keep the operator."""
+    return external_plain.attend(x, keys, values, value_bias, gate, mask, eps, residual, relu, product_dtype)
+
+
 @torch.library.custom_op(
     "shared_attn::external_attention_backward",
     mutates_args=(),
@@ -97,10 +116,13 @@ def external_attention_backward(
     residual: bool,
     relu: bool,
 ) -> tuple[Tensor, ...]:
-    """Gradients of x, keys, values, value_bias and gate; of one that is not there, an empty tensor."""
+    """Gradients of x, laid out as x is, and of keys, values, value_bias and gate; of one not there, an empty tensor."""
     saved = (x, keys, values, value_bias, logits, log_mass, gate, mask)
-    gradients = _backend(x).backward(grad, y, *saved, eps, residual, relu)
-    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    grad_x, *others = _backend(x).backward(grad, y, *saved, eps, residual, relu)
+    laid_out = torch.empty_like(x)
+    if grad_x.stride() != laid_out.stride():
+        grad_x = laid_out.copy_(grad_x)
+    return grad_x, *(x.new_empty(0) if gradient is None else gradient for gradient in others)
 
 
 @external_attention_backward.register_fake
@@ -116,8 +138,8 @@ def _(
     gate: Tensor | None,
     *_options: Any,
 ) -> tuple[Tensor, ...]:
-    inputs = (x, keys, values, value_bias, gate)
-    return tuple(x.new_empty(0) if tensor is None else torch.empty_like(tensor) for tensor in inputs)
+    others = (keys, values, value_bias, gate)
+    return torch.empty_like(x), *(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in others)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from shared_attn.functional import external_attention_gradients, external_attention_saving
 from shared_attn.kernels.traffic import keeps_logits
 
-__all__ = ["backward", "empty_outputs", "forward"]
+__all__ = ["attend", "backward", "empty_outputs", "forward", "through_gate"]
 
 
 def empty_outputs(
@@ -48,19 +48,36 @@ def forward(
     product_dtype: torch.dtype,
 ) -> None:
     """Fills the outputs."""
-    y, logits, log_mass = outputs
+    found = attend(x, keys, values, value_bias, gate, mask, eps, residual, relu, product_dtype)
+    for output, value in zip(outputs, found, strict=True):
+        if output.numel():
+            output.copy_(value)
+
+
+def attend(
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    value_bias: Tensor | None,
+    gate: Tensor | None,
+    mask: Tensor | None,
+    eps: float,
+    residual: bool,
+    relu: bool,
+    product_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator's outputs, with the logits in any case."""
     real = _attendable(mask)
-    attended, all_logits, mass = external_attention_saving(x, keys, values, value_bias, real, eps, product_dtype)
+    attended, logits, log_mass = external_attention_saving(x, keys, values, None, real, eps, product_dtype)
+    if value_bias is not None:  # out of place, because this stands for the operator in functional graphs
+        attended = (attended + value_bias).to(attended.dtype)
     if mask is not None:
         attended = attended.masked_fill(~mask.unsqueeze(-1), 0)
     if gate is not None:
         attended = gate * attended
     if residual:
         attended = x + attended
-    y.copy_(attended.relu() if relu else attended)
-    log_mass.copy_(mass.squeeze(1))
-    if logits.numel():
-        logits.copy_(all_logits)
+    return attended.relu() if relu else attended, logits, log_mass.squeeze(1)
 
 
 def backward(

@@ -160,7 +160,8 @@ def attend(
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr,
 ):  # fmt: skip
     """WIDTH: channels of the output. `partials` is None where L is there already, `logits` where x is read again."""
-    program = tl.program_id(0)  # one a (sample, tile)
+    # One a (sample, tile), from the last to the first: what the first pass touched last is still in the cache.
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
     b = (program // T).to(tl.int64)
     tokens = (program % T) * BLOCK_N + tl.arange(0, BLOCK_N)
     slots = tl.arange(0, BLOCK_S)
