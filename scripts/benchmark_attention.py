@@ -1,4 +1,4 @@
-"""Times every attention variant, and external attention's folded block against the form the paper's code has."""
+"""Times every attention variant, external attention's folded block against the paper's form, and its GPU kernels."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def main() -> None:
 
     from shared_attn import list_attentions
     from shared_attn.benchmark import VariantTiming, time_block, time_variants
+    from shared_attn.kernels.benchmark import time_kernels
     from shared_attn.published_costs import compare_costs
     from shared_attn.runtime.records import write_benchmark
 
@@ -67,13 +68,15 @@ def main() -> None:
         metrics[f"block_{mode.replace(' + ', '_')}_speedup"] = block.ratio
         print(f"{mode:20}{block}", flush=True)
     print(f"\n{VariantTiming.HEAD}")
-    for row in timings:
-        print(row, flush=True)
-        tables.setdefault("variants", []).append(asdict(row))
+    for name, rows in (("variants", timings), ("kernels", time_kernels(device))):
+        for row in rows:
+            print(row, flush=True)
+            tables.setdefault(name, []).append(asdict(row))
+            metrics |= getattr(row, "metrics", {})
     if options.json is not None:
-        tables["published_costs"] = [asdict(row) for row in compare_costs()]
-        rest = {"seconds": time.perf_counter() - started, "device": device.type}
-        write_benchmark(options.json, "attention variants", options, metrics, tables, **rest)
+        tables["published_costs"], seconds = [asdict(row) for row in compare_costs()], time.perf_counter() - started
+        about = (options.json, "attention variants", options)
+        write_benchmark(*about, metrics, tables, seconds=seconds, device=device.type)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from shared_attn.kernels import external_launch, external_plain
@@ -117,28 +115,30 @@ def compare(case: Case, device: torch.device | str = "cpu") -> None:
             assert error <= allowed, f"{name} is off by {error:.2g}, allowed are {allowed:.2g}: {case}"
 
 
-cases = st.builds(
-    Case,
-    B=st.integers(1, 3),
-    N=st.one_of(st.integers(1, 20), st.integers(1, 100)),
-    C=st.one_of(st.integers(1, 40), st.integers(1, 140), st.just(512)),
-    S=st.one_of(st.integers(1, 20), st.integers(1, 70), st.integers(1, 256)),
-    W=st.one_of(st.none(), st.integers(1, 60)),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
-    weights=st.sampled_from([None, torch.float32]),
-    layout=st.sampled_from(["tokens", "map", "slice", "strided", "expanded"]),
-    mask=st.sampled_from(["none", "some", "empty"]),
-    eps=st.sampled_from([0.0, 1e-9, 0.1]),
-    gate=st.booleans(),
-    bias=st.booleans(),
-    residual=st.booleans(),
-    relu=st.booleans(),
-    scale=st.sampled_from([1.0, 30.0]),
-    tile=st.sampled_from([None, 16]),
-)
-
-
 def main(examples: int) -> None:
+    from hypothesis import HealthCheck, Phase, given, seed, settings
+    from hypothesis import strategies as st
+
+    cases = st.builds(
+        Case,
+        B=st.integers(1, 3),
+        N=st.one_of(st.integers(1, 20), st.integers(1, 100)),
+        C=st.one_of(st.integers(1, 40), st.integers(1, 140), st.just(512)),
+        S=st.one_of(st.integers(1, 20), st.integers(1, 70), st.integers(1, 256)),
+        W=st.one_of(st.none(), st.integers(1, 60)),
+        dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+        weights=st.sampled_from([None, torch.float32]),
+        layout=st.sampled_from(["tokens", "map", "slice", "strided", "expanded"]),
+        mask=st.sampled_from(["none", "some", "empty"]),
+        eps=st.sampled_from([0.0, 1e-9, 0.1]),
+        gate=st.booleans(),
+        bias=st.booleans(),
+        residual=st.booleans(),
+        relu=st.booleans(),
+        scale=st.sampled_from([1.0, 30.0]),
+        tile=st.sampled_from([None, 16]),
+    )
+
     @seed(0)
     @settings(
         max_examples=examples,

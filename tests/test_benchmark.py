@@ -85,6 +85,9 @@ def test_script_writes_one_object(run_script: Callable[..., CompletedProcess[str
         (name, side * side) for side in (4, 8) for name in list_attentions()
     ]
     assert "times faster" in done.stdout
+    kernels = written["tables"]["kernels"]
+    assert kernels[0]["floor_mb"] > 0 and kernels[0]["measured_ms"] is None
+    assert "unmeasured" in done.stdout
     path.rename(tmp_path / "bench.json")
     (record,) = results.load_records(tmp_path)
     text = results.detail_tables([record])

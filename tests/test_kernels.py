@@ -17,6 +17,7 @@ from torch import Tensor
 from shared_attn import kernels
 from shared_attn.functional import external_attention, external_attention_residual
 from shared_attn.kernels import takes_external_attention
+from shared_attn.kernels.benchmark import SIZES, Size, time_kernels, tune
 from shared_attn.kernels.external import external_attention as operator
 from shared_attn.kernels.tiling import LARGE_SHARED_MEMORY, Tiling, candidates, overridden, padded_slots, tiling
 from shared_attn.kernels.traffic import expected_bytes, keeps_logits
@@ -174,6 +175,24 @@ def test_bytes_at_the_sizes_of_the_benchmark() -> None:
     block = expected_bytes(64, 1024, 256, 64, torch.bfloat16, residual=True, relu=True)
     assert block.forward == 3 * block.floor // 2  # x twice, the output once
     assert 2 * small.floor < small.backward < 3 * small.backward_floor
+
+
+def test_kernel_benchmark_expects_bytes_without_a_gpu_and_measures_where_it_is_told_to() -> None:
+    cpu = torch.device("cpu")
+    rows = time_kernels(cpu)
+    assert len(rows) == 5 * len(SIZES)
+    assert "unmeasured" in str(rows[0]) and not rows[0].metrics
+    assert (rows[0].floor_mb, rows[0].copy_gb_s, rows[0].measured_ms) == (2 * 64 * 1024 * 256 * 2 / 1e6, None, None)
+    small = Size(2, 4, 16, 8)
+    rows = time_kernels(cpu, sizes=[small], repeats=1, measure=True, compiler=lambda module: module)
+    for row in rows:
+        assert (row.paper_ms is None) == (row.speedup is None) == (row.what == "attention")
+        assert row.measured_ms is not None and row.measured_ms > 0
+        if row.mode != "training":
+            assert row.floor_mb is not None and row.floor_fraction is not None and row.copy_gb_s is not None
+            assert row.floor_fraction == pytest.approx(row.floor_mb / row.copy_gb_s / row.measured_ms)
+    assert "kernels_block_training_16_speedup" in rows[-1].metrics
+    assert next(tune(cpu, small, repeats=1))[:2] == ("forward", None)
 
 
 @pytest.mark.parametrize("kernel", ["forward", "slot_gradients", "token_gradients"])

@@ -3,7 +3,7 @@
 Legend: N tokens, C channels, S memory slots.
 
 Reasoned and compiled for sm_90 (registers and shared memory as the compiler reports them), not yet timed:
-`shared_attn.kernel_benchmark.tune` finds better ones on a GPU. What bounds each row:
+`shared_attn.kernels.benchmark.tune` finds better ones on a GPU. What bounds each row:
 
 - A program holds one to three float32 tiles of tokens by all slots in registers (64 a thread at 128 x 64 and 4 warps),
   so tokens shrink as slots grow; Hopper's tensor cores want at least 64 tokens for 4 warps.
