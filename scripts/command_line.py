@@ -61,6 +61,14 @@ def parse(
         _fail(_one_line(said.getvalue()))
 
 
+def check_positive(options: object, *names: str) -> None:
+    """Raises ValueError for a flag whose number, or any of whose numbers, is below 1; None passes."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and min(value if isinstance(value, tuple) else (value,), default=0) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected a number of 1 or more, got {value}")
+
+
 def run(main: Callable[[], None]) -> None:
     """Calls ``main``; a user's mistake or an interrupt becomes one line on standard error and exit status 2.
 

@@ -15,6 +15,7 @@ from shared_attn.covariance import CrossCovarianceAttention
 from shared_attn.double import DoubleAttention
 from shared_attn.external import ExternalAttention, MultiHeadExternalAttention
 from shared_attn.ham import HamAttention
+from shared_attn.hilo import HiLoAttention
 from shared_attn.identity import NoAttention
 from shared_attn.kernels import external as _external  # noqa: F401  # registers the operator, for saved programs too
 from shared_attn.linear import LinearAttention
@@ -22,6 +23,8 @@ from shared_attn.offset import OffsetAttention
 from shared_attn.performer import PerformerAttention
 from shared_attn.sagan import SaganAttention
 from shared_attn.softmax import SelfAttention, SimplifiedSelfAttention
+from shared_attn.spatial_reduction import SpatialReductionAttention
+from shared_attn.window import WindowAttention
 
 __all__ = ["ATTENTION", "Attention", "create_attention", "list_attentions"]
 
@@ -33,6 +36,9 @@ ATTENTION: dict[str, type[Attention]] = {
     "sagan": SaganAttention,
     "offset": OffsetAttention,
     "cross_covariance": CrossCovarianceAttention,
+    "hilo": HiLoAttention,
+    "spatial_reduction": SpatialReductionAttention,
+    "window": WindowAttention,
     "linear": LinearAttention,
     "performer": PerformerAttention,
     "double": DoubleAttention,

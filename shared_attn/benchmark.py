@@ -1,8 +1,8 @@
-"""Wall-clock time of the variants, and of external attention's block against the form the paper's code has.
+"""Wall-clock time and memory of the variants, on square grids.
 
 Competitors take turns in one process, so that their ratio means something on a machine that is busy with other work.
 
-Legend: B batch, N tokens, C channels, S memory slots, H W grid.
+Legend: B batch, N tokens, C channels, H W grid.
 """
 
 from __future__ import annotations
@@ -14,17 +14,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attn import create_attention
 from shared_attn.complexity import attention_cost
-from shared_attn.external import ExternalAttentionBlock
-from shared_attn.feature_map import feature_map_to_tokens
 from shared_attn.memory import measure_peak_bytes
-from shared_attn.reference import load_reference
 
-__all__ = ["BlockTiming", "PaperBlock", "VariantTiming", "time_block", "time_in_turns", "time_variants"]
+__all__ = ["VariantTiming", "forward_pass", "time_in_turns", "time_variants", "training_step"]
 
 
 @dataclass(frozen=True)
@@ -57,51 +53,6 @@ class VariantTiming:
         return f"{self.name:20}{self.dim:9}{self.tokens:8}{cost}{forward:>10}{training:>12}{peak:>10}"
 
 
-@dataclass(frozen=True)
-class BlockTiming:
-    """Median times of the block in milliseconds: the paper's form on (B, C, H, W), the folded one on (B, N, C) tokens,
-    and the folded one on (B, C, H, W) maps in the paper's memory layout, both conversions included.
-    """
-
-    paper_ms: float
-    folded_ms: float
-    folded_from_map_ms: float
-    largest_difference: float
-
-    @property
-    def ratio(self) -> float:
-        return self.paper_ms / self.folded_ms
-
-    @property
-    def ratio_from_map(self) -> float:
-        return self.paper_ms / self.folded_from_map_ms
-
-    def __str__(self) -> str:
-        from_map = f"on channels-first maps {self.folded_from_map_ms:.1f}, {self.ratio_from_map:.1f} times"
-        return f"{self.paper_ms:8.1f} ->{self.folded_ms:8.1f}, {self.ratio:.1f} times faster ({from_map})"
-
-
-class PaperBlock(nn.Module):
-    """External attention's block as the paper draws it and its users run it: channels first, 1 x 1 convolutions,
-    softmax over the pixels, L1 over the slots. Parameter names as in the published weights.
-    """
-
-    def __init__(self, channels: int, memory_size: int = 64) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 1)
-        self.linear_0 = nn.Conv1d(channels, memory_size, 1, bias=False)
-        self.linear_1 = nn.Conv1d(memory_size, channels, 1, bias=False)
-        self.conv2 = nn.Sequential(nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        query = self.conv1(x).view(B, C, H * W)
-        attention = F.softmax(self.linear_0(query), dim=-1)  # (B, S, N)
-        attention = attention / (1e-9 + attention.sum(dim=1, keepdim=True))
-        y = self.conv2(self.linear_1(attention).view(B, C, H, W))
-        return F.relu(x + y)
-
-
 def time_variants(
     names: Sequence[str],
     dims: Sequence[int],
@@ -132,43 +83,14 @@ def time_variants(
             if row.multiply_adds <= limit:
                 attention = create_attention(name, dim).to(device, dtype)
                 x = torch.randn(batch, side * side, dim, device=device, dtype=dtype)
-                forward_ms = _median_ms(_forward(attention.eval(), x, (side, side)), repeats, device)
-                step = _training_step(attention.train(), x, (side, side))
+                forward_ms = _median_ms(forward_pass(attention.eval(), x, (side, side)), repeats, device)
+                step = training_step(attention.train(), x, (side, side))
                 training_ms = _median_ms(step, repeats, device)
                 peak_mb = measure_peak_bytes(step, device) / 1e6
                 row = replace(row, forward_ms=forward_ms, training_ms=training_ms, peak_mb=peak_mb)
             yield row
 
     return measure()
-
-
-def time_block(
-    dim: int, side: int, *, batch: int = 1, repeats: int = 5, training: bool, device: torch.device
-) -> BlockTiming:
-    """Times external attention's block, paper's form against folded, with the same weights and input.
-
-    Args:
-        training: forward + backward in training mode instead of forward in eval mode.
-    """
-    paper = PaperBlock(dim)
-    weights = {name: value.clone() for name, value in paper.state_dict().items()}
-    folded = load_reference("eanet.external", weights, channels=dim).to(device).train(training)
-    assert isinstance(folded, ExternalAttentionBlock)
-    paper = paper.to(device).train(training)
-    image = torch.randn(batch, dim, side, side, device=device)
-    tokens, grid = feature_map_to_tokens(image).contiguous(), (side, side)
-
-    def from_map(x: Tensor) -> Tensor:
-        y: Tensor = folded(feature_map_to_tokens(x), grid)
-        return y.transpose(1, 2).view_as(x)  # laid out as x is, so no copy
-
-    with torch.no_grad():
-        difference = (paper(image) - from_map(image)).abs().max().item()
-    run = _training_step if training else _forward
-    medians = time_in_turns(
-        {"paper": run(paper, image), "folded": run(folded, tokens), "from_map": run(from_map, image)}, repeats, device
-    )
-    return BlockTiming(medians["paper"], medians["folded"], medians["from_map"], difference)
 
 
 def time_in_turns(
@@ -191,7 +113,9 @@ def _median_ms(function: Callable[[], object], repeats: int, device: torch.devic
     return time_in_turns({"it": function}, repeats, device)["it"]
 
 
-def _forward(module: Callable[..., Tensor], *inputs: object) -> Callable[[], object]:
+def forward_pass(module: Callable[..., Tensor], *inputs: object) -> Callable[[], object]:
+    """A function to time: forward without gradients."""
+
     def run() -> None:
         with torch.inference_mode():
             module(*inputs)
@@ -199,8 +123,8 @@ def _forward(module: Callable[..., Tensor], *inputs: object) -> Callable[[], obj
     return run
 
 
-def _training_step(module: Callable[..., Tensor], x: Tensor, *others: object) -> Callable[[], object]:
-    """Forward and backward with gradients of the parameters and of the input, as inside a network."""
+def training_step(module: Callable[..., Tensor], x: Tensor, *others: object) -> Callable[[], object]:
+    """A function to time: forward and backward, with gradients of the parameters and of x, as inside a network."""
     x = x.detach().requires_grad_()
     grad = torch.randn_like(x)
 

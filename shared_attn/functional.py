@@ -185,9 +185,10 @@ def softmax_attention(
     Returns:
         (B, N, H E).
     """
-    q, k, v = (x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (query, key, value))  # (B, H, N or M, D)
+    # Sizes in full: from a -1 a graph for any number of tokens would have to prove a divisibility.
+    q, k, v = (x.reshape(*x.shape[:2], num_heads, x.shape[2] // num_heads).transpose(1, 2) for x in (query, key, value))
     attended = None if mask is None else _attendable(mask)[:, None, None, :]
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=attended, scale=scale)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=attended, scale=scale)  # (B, H, N, E)
     return y.transpose(1, 2).flatten(2)  # (B, N, H E)
 
 

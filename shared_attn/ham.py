@@ -42,7 +42,7 @@ HamGradient = Literal["one_step", "full"]
 class HamAttention(Attention):
     """A lower bread with ReLU, non-negative matrix factorisation in at least float32, and an upper bread.
 
-    2 C^2 + 2 C parameters; with T steps (2 C^2 + (2 T + 3) C R + (T + 1) R^2) N + (2 T + 1) C R^2 multiply-adds,
+    2 C^2 + 2 C parameters; with T steps (2 C^2 + (2 T + 3) C R + (2 T + 1) R^2) N + (2 T + 1) C R^2 multiply-adds,
     and (C^2 - C R) N fewer, C^2 R more, with the upper bread folded.
 
     Args:

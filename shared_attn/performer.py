@@ -13,7 +13,7 @@ keys of a head, and `eps` is added to each feature, as in the paper's code and i
 
 Adding eps to every feature is adding a matrix of rank one to every product, so it is done there and not N F times.
 
-Initialisation: all weights normal with standard deviation 1 / sqrt(fan in), the output's bias zero.
+Initialisation: all weights normal with standard deviation 1 / sqrt(fan in), no biases.
 """
 
 from __future__ import annotations

@@ -13,8 +13,11 @@ from torch import nn
 from shared_attn.covariance import CrossCovarianceAttention
 from shared_attn.external import ExternalAttentionBlock, MultiHeadExternalAttention
 from shared_attn.feature_map import GatedAttention
+from shared_attn.hilo import HiLoAttention
 from shared_attn.offset import OffsetAttention
 from shared_attn.sagan import SaganAttention
+from shared_attn.spatial_reduction import SpatialReductionAttention
+from shared_attn.window import WindowAttention
 
 __all__ = ["SOURCES", "Names", "Source"]
 
@@ -49,12 +52,57 @@ def _pct_offset(channels: int) -> nn.Module:
     return OffsetAttention(channels)
 
 
+def _litv2_hilo(
+    dim: int, num_heads: int = 8, qkv_bias: bool = False, window_size: int = 2, alpha: float = 0.5
+) -> nn.Module:
+    return HiLoAttention(dim, num_heads, window_size, alpha, qkv_bias)
+
+
+def _litv2_hilo_names(module: nn.Module) -> Names:
+    layers = {
+        "low_query": "l_q",
+        "low_key_value": "l_kv",
+        "low_output": "l_proj",
+        "high_query_key_value": "h_qkv",
+        "high_output": "h_proj",
+    }
+    names = {name: name.split(".") for name, _ in module.named_parameters()}
+    return {f"{layers[layer]}.{kind}": (name, 0) for name, (layer, kind) in names.items()}
+
+
 def _timm_xca(dim: int, num_heads: int = 8, qkv_bias: bool = False) -> nn.Module:
     return CrossCovarianceAttention(dim, num_heads, qkv_bias)
 
 
 def _timm_xca_names(module: nn.Module) -> Names:
     names = {"temperature": ("temperature", 0), "qkv.weight": ("query_key_value.weight", 0)}
+    if module.get_submodule("query_key_value").bias is not None:
+        names["qkv.bias"] = ("query_key_value.bias", 0)
+    return {**names, "proj.weight": ("output.weight", 0), "proj.bias": ("output.bias", 0)}
+
+
+def _timm_spatial_reduction(
+    dim: int, num_heads: int = 8, sr_ratio: int = 1, linear_attn: bool = False, qkv_bias: bool = True
+) -> nn.Module:
+    if linear_attn:  # where timm does not look at sr_ratio
+        return SpatialReductionAttention(dim, num_heads, form="pool", qkv_bias=qkv_bias)
+    return SpatialReductionAttention(dim, num_heads, sr_ratio, qkv_bias=qkv_bias, partial="drop")
+
+
+def _timm_spatial_reduction_names(module: nn.Module) -> Names:
+    layers = {"query": "q", "key_value": "kv", "output": "proj", "convolution": "sr", "norm": "norm"}
+    names = {name: name.split(".") for name, _ in module.named_parameters()}
+    return {f"{layers[layer]}.{kind}": (name, 0) for name, (layer, kind) in names.items()}
+
+
+def _timm_window(
+    dim: int, num_heads: int, window_size: int = 7, shift_size: int = 0, qkv_bias: bool = True
+) -> nn.Module:
+    return WindowAttention(dim, num_heads, window_size, shift_size, qkv_bias)
+
+
+def _timm_window_names(module: nn.Module) -> Names:
+    names = {"relative_position_bias_table": ("relative_bias", 0), "qkv.weight": ("query_key_value.weight", 0)}
     if module.get_submodule("query_key_value").bias is not None:
         names["qkv.bias"] = ("query_key_value.bias", 0)
     return {**names, "proj.weight": ("output.weight", 0), "proj.bias": ("output.bias", 0)}
@@ -112,5 +160,8 @@ SOURCES: dict[str, Source] = {
             **_batch_norm("after_norm", "norm"),
         },
     ),
+    "litv2.hilo": Source(_litv2_hilo, _litv2_hilo_names),
     "timm.xca": Source(_timm_xca, _timm_xca_names),
+    "timm.spatial_reduction": Source(_timm_spatial_reduction, _timm_spatial_reduction_names),
+    "timm.window": Source(_timm_window, _timm_window_names),
 }

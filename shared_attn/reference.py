@@ -25,8 +25,10 @@ def load_reference(source: str, state_dict: Mapping[str, Any], **meta: Any) -> n
         source: one of `list_references()`.
         state_dict: the original's parameters and buffers by their original names, tensors or numpy arrays.
         meta: the original's constructor arguments. eanet.external: channels, memory_size; eanet.multi_head: dim,
-            num_heads; studiogan.self_attention: channels; pct.offset: channels; timm.xca: dim,
-            num_heads, qkv_bias.
+            num_heads; studiogan.self_attention: channels; pct.offset: channels; litv2.hilo: dim,
+            num_heads, qkv_bias, window_size, alpha; timm.xca: dim, num_heads, qkv_bias;
+            timm.spatial_reduction: dim, num_heads, sr_ratio, linear_attn, qkv_bias; timm.window: dim, num_heads,
+            window_size, shift_size (the Swin block's), qkv_bias.
 
     Returns:
         A module called as the variants are, `module(x, grid=None, mask=None)`, (B, N, C) in and out.

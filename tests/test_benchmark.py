@@ -1,7 +1,8 @@
-"""The benchmark: its two blocks compute one function, and its script writes what it measured."""
+"""The benchmark: what is compared computes one function, and the script writes what it measured."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from shared_attn import list_attentions
-from shared_attn.benchmark import time_block, time_in_turns, time_variants
+from shared_attn.benchmark import time_in_turns, time_variants
+from shared_attn.head_to_head import compare_with_originals
 from shared_attn.memory import measure_peak_bytes
 from shared_attn.published_costs import compare_costs
 from shared_attn.runtime import results
@@ -20,12 +22,16 @@ from shared_attn.runtime import results
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_both_blocks_compute_the_same(training: bool) -> None:
-    timing = time_block(16, 8, batch=2, repeats=1, training=training, device=CPU)
-    assert timing.largest_difference < 1e-5
-    assert min(timing.paper_ms, timing.folded_ms, timing.folded_from_map_ms) > 0
-    assert timing.ratio == timing.paper_ms / timing.folded_ms
+def test_originals_compute_the_same() -> None:
+    rows = list(compare_with_originals(16, 8, batch=2, repeats=1, device=CPU))
+    keys = [(row.key, row.mode) for row in rows]
+    assert len(keys) == len(set(keys)) == (5 if importlib.util.find_spec("timm") is None else 7)
+    for row in rows:
+        assert min(row.ours_ms, row.original_ms) > 0
+        assert row.ratio == row.original_ms / row.ours_ms
+        assert row.ours in str(row)
+        assert (row.largest_difference is None) == (row.original == "self-attention")
+        assert row.largest_difference is None or row.largest_difference < 1e-5
 
 
 def test_competitors_take_turns_after_a_warm_up() -> None:
@@ -76,15 +82,15 @@ def test_published_costs_are_reported_beside_counted_ones() -> None:
 
 def test_script_writes_one_object(run_script: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
     path = tmp_path / "times.json"
-    sizes = ("--channels", 16, "--sides", 4, 8, "--block-side", 8, "--repeats", 1)
+    sizes = ("--channels", 16, "--sides", 4, 8, "--original-side", 8, "--repeats", 1)
     done = run_script("benchmark_attention.py", *sizes, "--threads", 1, "--device", "cpu", "--json", path)
     assert done.returncode == 0, done.stderr
     written = json.loads(path.read_text())
-    assert written["metrics"]["block_forward_speedup"] > 0
+    assert written["metrics"]["block_on_tokens_forward_speedup"] > 0
     assert [(row["name"], row["tokens"]) for row in written["tables"]["variants"]] == [
         (name, side * side) for side in (4, 8) for name in list_attentions()
     ]
-    assert "times faster" in done.stdout
+    assert "self-attention" in done.stdout
     kernels = written["tables"]["kernels"]
     assert kernels[0]["floor_mb"] > 0 and kernels[0]["measured_ms"] is None
     assert "unmeasured" in done.stdout
@@ -92,6 +98,7 @@ def test_script_writes_one_object(run_script: Callable[..., CompletedProcess[str
     (record,) = results.load_records(tmp_path)
     text = results.detail_tables([record])
     assert "figures/bench.png" in text
+    assert "| attention | forward | 64 x 1024 x 256 | 101 | 67 | unmeasured |" in text
     assert "reported G" in text
     results.draw_scaling(record, tmp_path / "figure.png")
     assert results.was_drawn_from(tmp_path / "figure.png", results.fingerprint([record]))

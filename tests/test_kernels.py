@@ -179,12 +179,12 @@ def test_bytes_at_the_sizes_of_the_benchmark() -> None:
 
 def test_kernel_benchmark_expects_bytes_without_a_gpu_and_measures_where_it_is_told_to() -> None:
     cpu = torch.device("cpu")
-    rows = time_kernels(cpu)
+    rows = list(time_kernels(cpu))
     assert len(rows) == 5 * len(SIZES)
     assert "unmeasured" in str(rows[0]) and not rows[0].metrics
     assert (rows[0].floor_mb, rows[0].copy_gb_s, rows[0].measured_ms) == (2 * 64 * 1024 * 256 * 2 / 1e6, None, None)
     small = Size(2, 4, 16, 8)
-    rows = time_kernels(cpu, sizes=[small], repeats=1, measure=True, compiler=lambda module: module)
+    rows = list(time_kernels(cpu, sizes=[small], repeats=1, measure=True, compiler=lambda module: module))
     for row in rows:
         assert (row.paper_ms is None) == (row.speedup is None) == (row.what == "attention")
         assert row.measured_ms is not None and row.measured_ms > 0

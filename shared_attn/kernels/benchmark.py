@@ -14,13 +14,14 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from shared_attn.benchmark import PaperBlock, time_in_turns
+from shared_attn.benchmark import time_in_turns
 from shared_attn.external import ExternalAttention, ExternalAttentionBlock
+from shared_attn.head_to_head import PaperBlock
 from shared_attn.kernels.tiling import Tiling, candidates, overridden
 from shared_attn.kernels.traffic import expected_bytes
 from shared_attn.reference import load_reference
@@ -68,6 +69,10 @@ class KernelTiming:
     """The paper's block under torch.compile, in the same mode."""
     speedup: float | None = None
 
+    HEAD: ClassVar[str] = (
+        f"{'kernels':30}{'size':20}{'moved MB':>12}{'floor MB':>12}{'ms':>12}{'% of floor':>12}{'x paper':>12}"
+    )
+
     @property
     def metrics(self) -> dict[str, float]:
         """What was measured, by names that hold what, mode and tokens."""
@@ -76,16 +81,13 @@ class KernelTiming:
         return {f"kernels_{name}_{key}": value for key, value in found.items() if value is not None}
 
     def __str__(self) -> str:
+        """A line of the table under HEAD."""
         size = f"{self.batch} x {self.tokens} x {self.channels}"
-        said = [f"kernels: {self.what}, {self.mode}, {size} {self.dtype}:"]
-        if self.expected_mb is not None:
-            said.append(f"{self.expected_mb:.0f} MB, at least {self.floor_mb:.0f} MB;")
-        said.append("unmeasured" if self.measured_ms is None else f"{self.measured_ms:.3f} ms")
-        if self.floor_fraction is not None:
-            said.append(f"({100 * self.floor_fraction:.0f} % of the floor at {self.copy_gb_s:.0f} GB/s)")
-        if self.speedup is not None:
-            said.append(f"({self.speedup:.1f} times faster than the paper's block compiled)")
-        return " ".join(said)
+        percent = None if self.floor_fraction is None else 100 * self.floor_fraction
+        cells = [(f"{value:.0f}" if value is not None else "-") for value in (self.expected_mb, self.floor_mb)]
+        cells.append(f"{self.measured_ms:.3f}" if self.measured_ms is not None else "unmeasured")
+        cells += [f"{v:.1f}" if v is not None else "-" for v in (percent, self.speedup)]
+        return f"{self.what + ', ' + self.mode:30}{size:20}" + "".join(f"{cell:>12}" for cell in cells)
 
 
 def time_kernels(
@@ -96,7 +98,7 @@ def time_kernels(
     repeats: int = 20,
     measure: bool | None = None,
     compiler: Compiler | None = None,
-) -> list[KernelTiming]:
+) -> Iterator[KernelTiming]:
     """Times external attention and its block at each size.
 
     Args:
@@ -106,17 +108,10 @@ def time_kernels(
     compiler = _compile if compiler is None else compiler
     measure = device.type == "cuda" if measure is None else measure
     copy = _copy_rate(device, max(B * side**2 * C for B, side, C, _ in sizes), dtype, repeats) if measure else None
-    return [
-        _time(what, mode, size, dtype, device, repeats, copy, compiler)
-        for size in sizes
-        for what, mode in (
-            ("attention", "forward"),
-            ("attention", "forward + backward"),
-            ("block", "forward"),
-            ("block", "forward + backward"),
-            ("block", "training"),
-        )
-    ]
+    modes = ("forward", "forward + backward")
+    for size in sizes:
+        for what, mode in (*(("attention", m) for m in modes), *(("block", m) for m in (*modes, "training"))):
+            yield _time(what, mode, size, dtype, device, repeats, copy, compiler)
 
 
 def tune(

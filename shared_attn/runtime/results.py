@@ -83,10 +83,15 @@ def _values(record: Record) -> str:
     """What a record measured: an ablation's rows, a benchmark's tables and figure, or the metrics."""
     if record["kind"] == "ablation":
         return _ablation_table(record)
-    table = _markdown(["metric", "value"], [[name, _number(value)] for name, value in record["metrics"].items()])
     tables = record.get("tables", {})
+    if "head_to_head" in tables:
+        table = _head_to_head_table(tables["head_to_head"])
+    else:
+        table = _markdown(["metric", "value"], [[name, _number(value)] for name, value in record["metrics"].items()])
     if "published_costs" in tables:
         table += "\n" + _cost_table(tables["published_costs"])
+    if "kernels" in tables:
+        table += "\n" + _kernel_table(tables["kernels"])
     if "variants" in tables:
         table += f"\n![Cost of attention]({scaling_figure(record)})\n"
     return table
@@ -106,6 +111,25 @@ def _ablation_table(record: Record) -> str:
     return _markdown([record["varied"], *metrics, "seeds", "parameters", "multiply-adds"], rows)
 
 
+def _head_to_head_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Modules of this project beside what they replace, and by how much they are faster."""
+    head = ["ours", "original", "mode", "original, ms", "ours, ms", "times faster", "largest difference"]
+    cells = []
+    for row in rows:
+        times = (row["original_ms"], row["ours_ms"], row["original_ms"] / row["ours_ms"])
+        difference = row["largest_difference"]
+        cells.append(
+            [
+                row["ours"],
+                row["original"],
+                row["mode"],
+                *map("{:.1f}".format, times),
+                "" if difference is None else f"{difference:.0e}",
+            ]
+        )
+    return _markdown(head, cells)
+
+
 def _cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Table 12 of the external attention paper: reported beside counted."""
     head = ["1 x 512 x 128 x 128", "reported M", "counted M", "reported G", "counted G", "remark"]
@@ -115,6 +139,20 @@ def _cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
         parameters, operations = counted["parameters"] / 1e6, counted["multiply_adds"] / 1e9
         reported = (str(row["reported_parameters_m"]), str(row["reported_multiply_adds_g"]))
         cells.append([row["label"], reported[0], f"{parameters:.2f}", reported[1], f"{operations:.2f}", row["remark"]])
+    return _markdown(head, cells)
+
+
+def _kernel_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """GPU kernels beside the fewest bytes that could do, and the fused block beside the paper's."""
+    head = ["kernels of", "mode", "B x N x C", "moved, MB", "floor, MB", "ms", "of the floor", "paper's block / ours"]
+    cells = []
+    for row in rows:
+        size = f"{row['batch']} x {row['tokens']} x {row['channels']}"
+        sizes = ["" if row[name] is None else f"{row[name]:,.0f}" for name in ("expected_mb", "floor_mb")]
+        time = "unmeasured" if row["measured_ms"] is None else f"{row['measured_ms']:.3f}"
+        fraction = "" if row["floor_fraction"] is None else f"{100 * row['floor_fraction']:.0f} %"
+        speedup = "" if row["speedup"] is None else f"{row['speedup']:.1f}"
+        cells.append([row["what"], row["mode"], size, *sizes, time, fraction, speedup])
     return _markdown(head, cells)
 
 
