@@ -272,8 +272,9 @@ def _python(*arguments: str, **environment: str) -> str:
 def test_environment_variable_turns_the_kernels_off() -> None:
     pytest.importorskip("triton")
     code = "from shared_attn import kernels; print(kernels.AVAILABLE)"
-    assert _python("-c", code) == "True"
+    assert _python("-c", code, CC="cc") == "True"
     assert _python("-c", code, SHARED_ATTN_KERNELS="0") == "False"
+    assert _python("-c", code, PATH="", CC="") == "False", "Triton builds its launcher with a C compiler"
 
 
 def test_import_neither_needs_triton_nor_loads_the_kernels() -> None:
@@ -289,7 +290,8 @@ def test_import_neither_needs_triton_nor_loads_the_kernels() -> None:
 
 
 def _interpret(examples: int) -> None:
-    pytest.importorskip("triton")
+    for needed in ("triton", "hypothesis"):
+        pytest.importorskip(needed)
     assert _python("tests/kernel_comparison.py", str(examples), TRITON_INTERPRET="1") == "equal"
 
 

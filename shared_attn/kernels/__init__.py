@@ -1,12 +1,14 @@
 """Triton kernels, each beside its plain-PyTorch twin; chosen by device, never by the user.
 
-A machine without Triton, or the environment variable SHARED_ATTN_KERNELS=0 (read at import), leaves the plain code.
+A machine without Triton or without the C compiler that Triton calls, or the environment variable SHARED_ATTN_KERNELS=0
+(read at import), leaves the plain code.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ __all__ = ["AVAILABLE", "MAX_SLOTS", "kernels_enabled", "takes_external_attentio
 AVAILABLE: bool = (
     os.environ.get("SHARED_ATTN_KERNELS", "1") != "0"
     and importlib.util.find_spec("triton") is not None
+    and (os.name != "posix" or bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")))
     and torch.version.hip is None  # never tried there
 )
 MAX_SLOTS = 256
