@@ -1,4 +1,4 @@
-"""Times every attention variant, and some of them against the originals with the same weights."""
+"""Times every attention variant, some of them against the originals with the same weights, and the GPU kernels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def main() -> None:
 
     from shared_attn import list_attentions
     from shared_attn.benchmark import time_variants
-    from shared_attn.head_to_head import HeadToHead, compare_with_originals
+    from shared_attn.head_to_head import compare_with_originals
+    from shared_attn.kernels.benchmark import time_kernels
     from shared_attn.published_costs import compare_costs
     from shared_attn.runtime.launch import create_fabric
     from shared_attn.runtime.records import write_benchmark
@@ -61,6 +62,7 @@ def main() -> None:
         "variants": time_variants(*sizes, limit=1e9 * options.limit, dtype=dtype, **common),
         "head_to_head": compare_with_originals(options.channels[-1], options.original_side, **common),
         "published_costs": compare_costs(),
+        "kernels": time_kernels(device),
     }
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in parts}
     metrics: dict[str, float] = {}
@@ -68,8 +70,7 @@ def main() -> None:
         for row in rows:
             print(row if tables[name] else f"\n{row.HEAD}\n{row}", flush=True)
             tables[name].append(asdict(row))
-            if isinstance(row, HeadToHead):
-                metrics[row.metric] = row.ratio
+            metrics |= getattr(row, "metrics", {})
     if options.json is not None:
         run = {"seconds": time.perf_counter() - started, "device": device.type}
         write_benchmark(options.json, "attention variants", options, metrics, tables, **run)

@@ -17,6 +17,7 @@ from shared_attn.external import ExternalAttention, MultiHeadExternalAttention
 from shared_attn.ham import HamAttention
 from shared_attn.hilo import HiLoAttention
 from shared_attn.identity import NoAttention
+from shared_attn.kernels import external as _external  # noqa: F401  # registers the operator, for saved programs too
 from shared_attn.linear import LinearAttention
 from shared_attn.offset import OffsetAttention
 from shared_attn.performer import PerformerAttention

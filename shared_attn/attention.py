@@ -83,6 +83,12 @@ class Attention(nn.Module):
             y = self.cross_attend(x, layout, mask, self._check_context(x, layout, context, context_grid, context_mask))
         return y if mask is None else y.masked_fill(~mask.unsqueeze(-1), 0)
 
+    def gated_residual(
+        self, x: Tensor, gate: Tensor, grid: Sequence[int] | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """x + gate * attention(x); a variant whose kernels do both at once overrides it. gate: one number, (1,)."""
+        return torch.addcmul(x, gate, self(x, grid, mask))
+
     def attend(self, x: Tensor, grid: tuple[int, ...] | None, mask: Tensor | None, /) -> Tensor:
         """The variant's own computation on checked arguments."""
         raise NotImplementedError

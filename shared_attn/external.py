@@ -15,6 +15,7 @@ Initialisation, for tokens of unit variance (all weights normal, all biases zero
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attn.attention import Attention, check_divisible, check_positive
-from shared_attn.functional import external_attention, full_precision
+from shared_attn.functional import external_attention, external_attention_residual, full_precision
 from shared_attn.token_norm import normalise_tokens
 
 __all__ = ["ExternalAttention", "ExternalAttentionBlock", "Fold", "Form", "MultiHeadExternalAttention"]
@@ -85,6 +86,15 @@ class ExternalAttention(Attention):
         y = external_attention(query, self.key_memory.weight, self.value_memory.weight, mask=mask, eps=self.eps)
         return y if self.output is None else self.output(y)
 
+    def gated_residual(
+        self, x: Tensor, gate: Tensor, grid: Sequence[int] | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        if mask is not None or not self.folds(x):  # masked, the residual has its padding and the attention has not
+            return super().gated_residual(x, gate, grid, mask)
+        x, _, _ = self._check(x, grid, None)
+        keys, values, key_bias = self.fold_maps()
+        return external_attention_residual(x, keys, values, key_bias, gate=gate, eps=self.eps)
+
     def folds(self, x: Tensor) -> bool:
         """Whether the maps are folded for these tokens.
 
@@ -131,10 +141,9 @@ class ExternalAttentionBlock(Attention):
         scale = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
         shift = self.norm.bias - scale * mean
         values = scale.unsqueeze(1) * values
-        y = external_attention(x, keys, values, key_bias, shift, mask=mask, eps=self.attention.eps)
-        # y is nobody else's, and at large N a fresh tensor costs more than the sum. The result is laid out as x is.
-        same = y.dtype == x.dtype and y.stride() == x.stride()
-        return y.add_(x).relu_() if same else F.relu(x + y, inplace=True)
+        return external_attention_residual(
+            x, keys, values, key_bias, shift, relu=True, mask=mask, eps=self.attention.eps
+        )
 
 
 class MultiHeadExternalAttention(Attention):

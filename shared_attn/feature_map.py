@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared_attn import create_attention
+from shared_attn import Attention, create_attention
 
 __all__ = ["FeatureMapAttention", "GatedAttention", "feature_map_to_tokens", "tokens_to_feature_map"]
 
@@ -19,14 +19,10 @@ __all__ = ["FeatureMapAttention", "GatedAttention", "feature_map_to_tokens", "to
 class _Gated(nn.Module):
     """x + gate * attention(x) on tokens; the gate is one number, SAGAN's sigma, and starts at 0."""
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: Attention) -> None:
         super().__init__()
         self.attention = attention
         self.gate = nn.Parameter(torch.zeros(1))
-
-    def add_attention(self, x: Tensor, grid: Sequence[int] | None, mask: Tensor | None) -> Tensor:
-        y: Tensor = self.attention(x, grid, mask)
-        return torch.addcmul(x, self.gate, y)
 
 
 class GatedAttention(_Gated):
@@ -37,7 +33,7 @@ class GatedAttention(_Gated):
     """
 
     def forward(self, x: Tensor, grid: Sequence[int] | None = None, mask: Tensor | None = None) -> Tensor:
-        return self.add_attention(x, grid, mask)
+        return self.attention.gated_residual(x, self.gate, grid, mask)
 
 
 class FeatureMapAttention(_Gated):
@@ -62,7 +58,8 @@ class FeatureMapAttention(_Gated):
         if x.dim() != 4 or x.shape[1] != self.channels:
             raise ValueError(f"feature map attention: expected a map (B, {self.channels}, H, W), got {tuple(x.shape)}")
         H, W = x.shape[2:]
-        return tokens_to_feature_map(self.add_attention(feature_map_to_tokens(x), (H, W), None), (H, W))
+        y = self.attention.gated_residual(feature_map_to_tokens(x), self.gate, (H, W))
+        return tokens_to_feature_map(y, (H, W))
 
 
 def feature_map_to_tokens(x: Tensor) -> Tensor:

@@ -22,10 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_attn.kernels import takes_external_attention
+
 __all__ = [
     "double_normalised_attention",
     "external_attention",
+    "external_attention_gradients",
     "external_attention_paper",
+    "external_attention_residual",
+    "external_attention_saving",
     "full_precision",
     "softmax_attention",
 ]
@@ -70,6 +75,7 @@ def external_attention(
     """External attention in its one-softmax form, with a closed-form backward that keeps the logits and L only.
 
     Logits and normalisation are at least float32 whatever the dtype of x or autocast. Gradients of any order are right.
+    On CUDA, tokens (B, N, C) go through the Triton kernels of `shared_attn.kernels.external`, which may keep L alone.
 
     Args:
         x: (B, N, ..., C); dimensions between tokens and channels (heads) are independent of each other.
@@ -84,11 +90,53 @@ def external_attention(
     Returns:
         (B, N, ..., C') in the dtype of x (under autocast: autocast's).
     """
+    y: Tensor
+    if takes_external_attention(x, keys, values):
+        options = (None, mask, eps, False, False, _product_dtype(x))
+        y = torch.ops.shared_attn.external_attention(x, keys, values, key_bias, value_bias, *options)[0]
+        return y
     if mask is not None:
         mask = mask.reshape(*mask.shape, *(1,) * (x.dim() - 2))  # (B, N, ..., 1)
     real = None if mask is None else _attendable(mask)
-    y: Tensor = _ExternalAttention.apply(x, keys, values, key_bias, value_bias, real, eps)
+    y = _ExternalAttention.apply(x, keys, values, key_bias, value_bias, real, eps)
     return y if mask is None else y.masked_fill(~mask, 0)
+
+
+def external_attention_residual(
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_bias: Tensor | None = None,
+    value_bias: Tensor | None = None,
+    *,
+    gate: Tensor | None = None,
+    relu: bool = False,
+    mask: Tensor | None = None,
+    eps: float = 0.0,
+) -> Tensor:
+    """x + gate * external_attention(x, ...), through a ReLU where asked for; on CUDA in the epilogue of the kernels.
+
+    Args:
+        x: (B, N, C); keys: (S, C); values: (C, S).
+        gate: one number, (1,); None is 1.
+        mask: (B, N) bool; padding is left as it is (then the ReLU).
+
+    Returns:
+        (B, N, C) in the dtype that the sum has in plain PyTorch, laid out as x is where that is dense.
+    """
+    y: Tensor
+    if takes_external_attention(x, keys, values, gate):
+        options = (gate, mask, eps, True, relu, _product_dtype(x))
+        y = torch.ops.shared_attn.external_attention(x, keys, values, key_bias, value_bias, *options)[0]
+        return y
+    y = external_attention(x, keys, values, key_bias, value_bias, mask=mask, eps=eps)
+    if gate is not None:
+        y = torch.addcmul(x, gate, y)
+    elif y.dtype == x.dtype and y.stride() == x.stride():
+        y = y.add_(x)  # y is nobody else's, and at large N a fresh tensor costs more than the sum
+    else:
+        y = x + y
+    return y.relu_() if relu else y
 
 
 def double_normalised_attention(
@@ -168,13 +216,7 @@ class _ExternalAttention(torch.autograd.Function):
         real: Tensor | None,
         eps: float,
     ) -> Tensor:
-        product_dtype = _product_dtype(x)
-        with full_precision(x):
-            logits, log_mass = _logits_and_mass(x, keys, real)
-            attention = _normalise_slots(logits - log_mass, eps)  # (B, N, ..., S)
-            y = F.linear(attention.to(product_dtype), values.to(product_dtype))  # (B, N, ..., C')
-            if value_bias is not None:
-                y += value_bias  # in place: a product that starts from a broadcast bias writes (N, C') once more
+        y, logits, log_mass = external_attention_saving(x, keys, values, value_bias, real, eps, _product_dtype(x))
         ctx.save_for_backward(x, keys, values, key_bias, value_bias, real, logits, log_mass)
         ctx.eps = eps
         return y
@@ -183,31 +225,84 @@ class _ExternalAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, keys, values, key_bias, value_bias, real, logits, log_mass = ctx.saved_tensors
         need_x, need_keys, need_values, need_key_bias, need_value_bias = ctx.needs_input_grad[:5]
-        grad_x = grad_keys = grad_values = grad_value_bias = None
-        with full_precision(x):
-            if torch.is_grad_enabled():  # create_graph: the saved logits carry no graph, so make them again with one
-                logits, log_mass = _logits_and_mass(x, keys, real)
-            shifted = logits - log_mass
-            attention = _normalise_slots(shifted, ctx.eps)
-            grad = grad.to(attention.dtype)
-            rows = grad.flatten(0, -2)
-            if need_x or need_keys:
-                grad_attention = grad @ values.to(grad.dtype)
-                inner = (attention * grad_attention).sum(dim=-1, keepdim=True)
-                grad_shifted = attention * (grad_attention - inner)
-                mass = shifted.exp() if real is None else shifted.exp() * real
-                grad_logits = grad_shifted - mass * grad_shifted.sum(dim=1, keepdim=True)
-                if need_x:
-                    grad_x = (grad_logits @ keys.to(grad.dtype)).to(x.dtype)
-                if need_keys:
-                    tokens = x.to(grad.dtype).flatten(0, -2)
-                    grad_keys = (grad_logits.flatten(0, -2).mT @ tokens).to(keys.dtype)
-            if need_values:
-                grad_values = (rows.mT @ attention.flatten(0, -2)).to(values.dtype)
-            if need_value_bias:
-                grad_value_bias = rows.sum(dim=0).to(value_bias.dtype)
+        if torch.is_grad_enabled():  # create_graph: the saved logits carry no graph, so make them again with one
+            logits = None
+        grad_x, grad_keys, grad_values = external_attention_gradients(
+            grad, x, keys, values, real, logits, log_mass, ctx.eps, needs=(need_x, need_keys, need_values)
+        )
         grad_key_bias = torch.zeros_like(key_bias) if need_key_bias else None
+        grad_value_bias = _sum_of_rows(grad, x).to(value_bias.dtype) if need_value_bias else None
         return grad_x, grad_keys, grad_values, grad_key_bias, grad_value_bias, None, None
+
+
+def external_attention_saving(
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    value_bias: Tensor | None,
+    real: Tensor | None,
+    eps: float,
+    product_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """External attention's output with what its gradients need: (B, N, ..., C'), the logits (B, N, ..., S) and L.
+
+    Args:
+        real: (B, N, ..., 1) bool, with at least one True a sample; the output of other tokens has no meaning.
+        product_dtype: of the attention map and the values in their product, and of the output.
+    """
+    with full_precision(x):
+        logits, log_mass = _logits_and_mass(x, keys, real)
+        attention = _normalise_slots(logits - log_mass, eps)  # (B, N, ..., S)
+        y = F.linear(attention.to(product_dtype), values.to(product_dtype))  # (B, N, ..., C')
+        if value_bias is not None:
+            y += value_bias  # in place: a product that starts from a broadcast bias writes (N, C') once more
+    return y, logits, log_mass
+
+
+def external_attention_gradients(
+    grad: Tensor,
+    x: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    real: Tensor | None,
+    logits: Tensor | None,
+    log_mass: Tensor | None,
+    eps: float,
+    *,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, keys and values in closed form, themselves differentiable where the logits are None.
+
+    Args:
+        grad: of the output, zero where a token is not real; logits, log_mass: as saved, or None to make them again.
+        needs: which of the three to compute; the others are None.
+    """
+    grad_x = grad_keys = grad_values = None
+    with full_precision(x):
+        if logits is None or log_mass is None:
+            logits, log_mass = _logits_and_mass(x, keys, real)
+        shifted = logits - log_mass
+        attention = _normalise_slots(shifted, eps)
+        grad = grad.to(attention.dtype)
+        if needs[0] or needs[1]:
+            grad_attention = grad @ values.to(grad.dtype)
+            inner = (attention * grad_attention).sum(dim=-1, keepdim=True)
+            grad_shifted = attention * (grad_attention - inner)
+            mass = shifted.exp() if real is None else shifted.exp() * real
+            grad_logits = grad_shifted - mass * grad_shifted.sum(dim=1, keepdim=True)
+            if needs[0]:
+                grad_x = (grad_logits @ keys.to(grad.dtype)).to(x.dtype)
+            if needs[1]:
+                tokens = x.to(grad.dtype).flatten(0, -2)
+                grad_keys = (grad_logits.flatten(0, -2).mT @ tokens).to(keys.dtype)
+        if needs[2]:
+            grad_values = (grad.flatten(0, -2).mT @ attention.flatten(0, -2)).to(values.dtype)
+    return grad_x, grad_keys, grad_values
+
+
+def _sum_of_rows(grad: Tensor, x: Tensor) -> Tensor:
+    with full_precision(x):
+        return grad.to(_at_least_float32(x)).flatten(0, -2).sum(dim=0)
 
 
 def _logits_and_mass(x: Tensor, keys: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:

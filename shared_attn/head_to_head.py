@@ -51,9 +51,9 @@ class HeadToHead:
         return self.original_ms / self.ours_ms
 
     @property
-    def metric(self) -> str:
-        """The ratio's name in a record."""
-        return f"{self.key}_{'forward' if self.mode == 'forward' else 'training'}_speedup"
+    def metrics(self) -> dict[str, float]:
+        """The ratio under its name in a record."""
+        return {f"{self.key}_{'forward' if self.mode == 'forward' else 'training'}_speedup": self.ratio}
 
     def __str__(self) -> str:
         """A line of the table under HEAD."""

@@ -91,10 +91,14 @@ def test_script_writes_one_object(run_script: Callable[..., CompletedProcess[str
         (name, side * side) for side in (4, 8) for name in list_attentions()
     ]
     assert "self-attention" in done.stdout
+    kernels = written["tables"]["kernels"]
+    assert kernels[0]["floor_mb"] > 0 and kernels[0]["measured_ms"] is None
+    assert "unmeasured" in done.stdout
     path.rename(tmp_path / "bench.json")
     (record,) = results.load_records(tmp_path)
     text = results.detail_tables([record])
     assert "figures/bench.png" in text
+    assert "| attention | forward | 64 x 1024 x 256 | 101 | 67 | unmeasured |" in text
     assert "reported G" in text
     results.draw_scaling(record, tmp_path / "figure.png")
     assert results.was_drawn_from(tmp_path / "figure.png", results.fingerprint([record]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -59,3 +61,47 @@ def test_geometry() -> None:
     assert torch.equal(
         k_nearest(points.cuda(), queries.cuda(), 16).cpu().sort().values, k_nearest(points, queries, 16).sort().values
     )
+
+
+EPILOGUE = {"mask": "empty", "eps": 1e-9, "gate": True, "bias": True, "residual": True, "relu": True}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((3, 1000, 256, 64), {}),
+        ((3, 1000, 256, 64), EPILOGUE),
+        ((2, 3000, 512, 64), {"layout": "map", "weights": torch.float32, **EPILOGUE}),  # a map as convolutions leave it
+        ((2, 333, 130, 100), {"layout": "slice", "scale": 30.0, **EPILOGUE}),
+        ((1, 70, 513, 256), {"layout": "expanded", "W": 77, "bias": True}),
+        ((2, 1, 7, 3), {"layout": "strided"}),
+    ],
+)
+def test_external_attention_kernels(
+    size: tuple[int, int, int, int], options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """The launches themselves, against their twin in float64; of float32 exactly, without TF32."""
+    pytest.importorskip("triton")
+    from kernel_comparison import Case, compare
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    compare(Case(*size, dtype=dtype, **options), "cuda")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_external_attention_goes_through_its_kernels(monkeypatch: pytest.MonkeyPatch, compiled: bool) -> None:
+    """What a user calls reaches the kernels by itself, eagerly and compiled, and repeats bit for bit."""
+    pytest.importorskip("triton")
+    from shared_attn.kernels import external_launch
+
+    calls = []
+    for name in ("forward", "backward"):
+        launch = getattr(external_launch, name)
+        monkeypatch.setattr(external_launch, name, lambda *a, _to=launch, _by=name: (calls.append(_by), _to(*a))[1])
+    attention = create_attention("external", 96).cuda()
+    x = torch.randn(4, 500, 96, device="cuda", requires_grad=True)
+    function = torch.compile(attention) if compiled else attention
+    rounds = [torch.autograd.grad(function(x).square().sum(), [x, *attention.parameters()]) for _ in range(2)]
+    assert set(calls) == {"forward", "backward"}
+    assert all(torch.equal(first, second) for first, second in zip(*rounds, strict=True))

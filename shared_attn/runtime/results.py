@@ -90,6 +90,8 @@ def _values(record: Record) -> str:
         table = _markdown(["metric", "value"], [[name, _number(value)] for name, value in record["metrics"].items()])
     if "published_costs" in tables:
         table += "\n" + _cost_table(tables["published_costs"])
+    if "kernels" in tables:
+        table += "\n" + _kernel_table(tables["kernels"])
     if "variants" in tables:
         table += f"\n![Cost of attention]({scaling_figure(record)})\n"
     return table
@@ -137,6 +139,20 @@ def _cost_table(rows: Sequence[Mapping[str, Any]]) -> str:
         parameters, operations = counted["parameters"] / 1e6, counted["multiply_adds"] / 1e9
         reported = (str(row["reported_parameters_m"]), str(row["reported_multiply_adds_g"]))
         cells.append([row["label"], reported[0], f"{parameters:.2f}", reported[1], f"{operations:.2f}", row["remark"]])
+    return _markdown(head, cells)
+
+
+def _kernel_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """GPU kernels beside the fewest bytes that could do, and the fused block beside the paper's."""
+    head = ["kernels of", "mode", "B x N x C", "moved, MB", "floor, MB", "ms", "of the floor", "paper's block / ours"]
+    cells = []
+    for row in rows:
+        size = f"{row['batch']} x {row['tokens']} x {row['channels']}"
+        sizes = ["" if row[name] is None else f"{row[name]:,.0f}" for name in ("expected_mb", "floor_mb")]
+        time = "unmeasured" if row["measured_ms"] is None else f"{row['measured_ms']:.3f}"
+        fraction = "" if row["floor_fraction"] is None else f"{100 * row['floor_fraction']:.0f} %"
+        speedup = "" if row["speedup"] is None else f"{row['speedup']:.1f}"
+        cells.append([row["what"], row["mode"], size, *sizes, time, fraction, speedup])
     return _markdown(head, cells)
 
 
