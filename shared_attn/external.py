@@ -89,7 +89,8 @@ class ExternalAttention(Attention):
     def gated_residual(
         self, x: Tensor, gate: Tensor, grid: Sequence[int] | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        if mask is not None or not self.folds(x):  # masked, the residual has its padding and the attention has not
+        # Masked, the residual has its padding and the attention has not; and a hook is called with the attention alone.
+        if mask is not None or self._forward_hooks or self._forward_pre_hooks or not self.folds(x):
             return super().gated_residual(x, gate, grid, mask)
         x, _, _ = self._check(x, grid, None)
         keys, values, key_bias = self.fold_maps()

@@ -189,3 +189,13 @@ def test_multi_head_is_the_loops(num_heads: int) -> None:
 def test_mistaken_options_are_told(options: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         ExternalAttention(DIM, **options)
+
+
+def test_hooks_see_the_attention_inside_a_gated_residual() -> None:
+    attention, gate = ExternalAttention(DIM, SLOTS), torch.full((1,), 0.5)
+    x = torch.randn(2, 9, DIM)
+    expected = attention.gated_residual(x, gate)
+    seen: list[Tensor] = []
+    with attention.register_forward_hook(lambda _module, _arguments, output: seen.append(output)):
+        torch.testing.assert_close(attention.gated_residual(x, gate), expected)
+    torch.testing.assert_close(x + gate * seen[0], expected)
