@@ -10,12 +10,13 @@
 #          by default: check benchmark eat-modelnet40 eagan-cifar10 sagan-cifar10
 #
 # Environment: DATA (folder of the data sets, default data), BUNDLE (a packed folder to open into DATA first, default
-# .bundle), EXTRA (flags added to every training, for a rehearsal: EXTRA="--device cpu ..."), PYTHON.
+# .bundle), PYTHON, and for a rehearsal on a CPU EXTRA (flags added to every training: "--device cpu") and SIZES (flags
+# added to the attention benchmark: "--channels 16 --sides 16 --original-side 16").
 set -uo pipefail
 cd "$(dirname "$0")/.."
 budget=${1:?seconds}; state=${2:?folder of checkpoints}; out=${3:?output folder}; shift 3
 tasks=("$@"); [ ${#tasks[@]} -gt 0 ] || tasks=(check benchmark eat-modelnet40 eagan-cifar10 sagan-cifar10)
-data=${DATA:-data}; bundle=${BUNDLE:-.bundle}; extra=${EXTRA:-}; python=${PYTHON:-python3}
+data=${DATA:-data}; bundle=${BUNDLE:-.bundle}; extra=${EXTRA:-}; sizes=${SIZES:-}; python=${PYTHON:-python3}
 started=$SECONDS; failed=0
 mkdir -p "$state" "$out"
 log="$out/session.log"
@@ -32,7 +33,8 @@ export PYTHONPATH="$PWD:$state/site-packages${PYTHONPATH:+:$PYTHONPATH}"
 check() { "$python" -m pytest -q tests/test_devices.py tests/test_functional.py; }
 
 benchmark() {
-  "$python" scripts/benchmark_attention.py --json "$out/benchmark_attention.json" &&
+  # shellcheck disable=SC2086  # SIZES holds several flags
+  "$python" scripts/benchmark_attention.py $sizes --json "$out/benchmark_attention.json" &&
     "$python" scripts/benchmark_training.py --json "$out/benchmark_training.json"
 }
 
