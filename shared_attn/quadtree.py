@@ -233,19 +233,10 @@ class QuadTreeAttentionB(_QuadTreeAttention):
 
     Args:
         dim: channels C, divisible by num_heads.
-        num_heads: heads H.
-        levels: L. The coarsest level attends in full, so L should leave it few cells: the paper's image classifiers
-            have 7 x 7 there, that is 4 levels at 56 x 56 (LoFTR's matching has 3, STTR's stereo 4). With one level this
-            is plain attention, plus the encoding.
-        topk: K, how many keys a query refines, one number for all levels or L - 1 of them from coarse to fine (the
-            paper: 8 in classification, 16 then 8 in matching). All where there are fewer.
-        group: G of a sequence: 4, or 8 for octree cells of points in Morton order. A grid needs 4; a grid of one row or
-            column is a sequence.
-        qkv_bias: biases in the query, key and value maps.
+        num_heads, levels, topk, group, qkv_bias: as type A; with one level this is plain attention plus the encoding.
 
     Raises:
-        ValueError: for sizes that are not positive integers, heads that do not divide the channels, a topk that fits
-            neither form, or a group of 1; at the call, for a grid with another group than 4.
+        ValueError: as type A.
     """
 
     name = "quadtree_b"
