@@ -15,11 +15,11 @@ DIM, N = 16, 12
 EVERY = pytest.mark.parametrize("name", list_attentions())
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-# Variants whose exported graph holds for one layout only, and why.
-ONE_LAYOUT: dict[str, str] = {
-    "sagan": "the number of pooled keys, N // 2, must not be 1, which the exporter cannot prove from a range of N",
-    "quadtree_a": "each level is a multiple of the next, which the exporter cannot prove from a range of N",
-    "quadtree_b": "each level is a multiple of the next, which the exporter cannot prove from a range of N",
+# Variants whose graph holds for whole cells only, (tokens in a cell, fewest cells): padding would be another graph.
+CELLS = {
+    "sagan": (2, 3),  # pooled by 2; a single key would be another graph
+    "quadtree_a": (64, 9),  # 4 tokens a cell over 3 levels; up to 8 coarsest cells all keys are chosen
+    "quadtree_b": (64, 9),
 }
 
 
@@ -43,12 +43,16 @@ class OnGrid(OnSequence):
         return y
 
 
-def _exported(module: nn.Module, *, dynamic: bool) -> tuple[torch.export.ExportedProgram, Tensor]:
-    """The program, and tokens to run it on: as many as it was traced with, or more where their number is dynamic."""
-    shapes = {"x": {1: torch.export.Dim("tokens", min=4, max=65_536)}} if dynamic else None
+def _exported(name: str, layout: type[OnSequence]) -> tuple[nn.Module, torch.export.ExportedProgram, Tensor]:
+    """The module, its program, and tokens to run both on: on a sequence more than it was traced with."""
+    module = layout(create_attention(name, DIM)).eval()
+    dynamic = layout is OnSequence
+    size, fewest = CELLS.get(name, (1, 4)) if dynamic else (1, 4)
+    cells = torch.export.Dim("cells", min=fewest, max=65_536 // size)
     with torch.no_grad():
-        program = torch.export.export(module, (torch.randn(2, N, DIM),), dynamic_shapes=shapes)
-    return program, torch.randn(2, 20 if dynamic else N, DIM)
+        x = torch.randn(2, size * N, DIM)
+        program = torch.export.export(module, (x,), dynamic_shapes={"x": {1: size * cells}} if dynamic else None)
+    return module, program, torch.randn(2, size * 20 if dynamic else N, DIM)
 
 
 @EVERY
@@ -70,8 +74,7 @@ def test_compiles_without_a_graph_break(name: str, training: bool) -> None:
 @EVERY
 @pytest.mark.parametrize("layout", [OnSequence, OnGrid])
 def test_exports(name: str, layout: type[OnSequence]) -> None:
-    module = layout(create_attention(name, DIM)).eval()
-    program, x = _exported(module, dynamic=layout is OnSequence and name not in ONE_LAYOUT)
+    module, program, x = _exported(name, layout)
     torch.testing.assert_close(program.module()(x), module(x), rtol=1e-5, atol=1e-6)
 
 
@@ -80,8 +83,7 @@ def test_exports(name: str, layout: type[OnSequence]) -> None:
 def test_onnx_runtime_agrees(name: str, layout: type[OnSequence]) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    module = layout(create_attention(name, DIM)).eval()
-    program, x = _exported(module, dynamic=layout is OnSequence and name not in ONE_LAYOUT)
+    module, program, x = _exported(name, layout)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(program, dynamo=True, verbose=False)
@@ -93,10 +95,3 @@ def test_onnx_runtime_agrees(name: str, layout: type[OnSequence]) -> None:
     session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(y), module(x).detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_the_exceptions_are_real() -> None:
-    """A variant listed as bound to one layout cannot be exported otherwise; the day it can, it leaves the list."""
-    for name in ONE_LAYOUT:
-        with pytest.raises(Exception, match=r"[Cc]onstraint|[Gg]uard|[Ss]pecializ"):
-            _exported(OnSequence(create_attention(name, DIM)).eval(), dynamic=True)
