@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pointcloud.geometry import farthest_points, group, k_nearest, morton_order
 from pointcloud.layers import LBR, stack_lbr
 from pointcloud.neighbours import NeighbourEmbedding
+from pointcloud.products import use_products
 from shared_attn.offset import OffsetForm, create_offset_layer
 
 
@@ -72,6 +73,7 @@ class PointEncoder(nn.Module):
         self.position = nn.Linear(3, dim) if position_embedding else None
         options = dict(attention_options or {})
         self.attention = nn.ModuleList(create_offset_layer(attention, dim, form, **options) for _ in range(num_layers))
+        use_products(self.attention)
         fused = dim * (num_layers + bool(neighbour_channels))
         self.fuse = LBR(fused, fuse_channels, slope=0.2)
         self.serialises = any(uses_layout(module) for module in self.attention.modules())

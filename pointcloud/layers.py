@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pointcloud.products import LinearMap
 from shared_attn.token_norm import normalise_tokens
 
 
@@ -23,7 +24,7 @@ class LBR(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False, slope: float = 0.0) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
+        self.linear = LinearMap(in_channels, out_channels, bias=bias)
         self.norm = nn.BatchNorm1d(out_channels)
         self.slope = slope
 

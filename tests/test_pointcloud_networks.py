@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud.classifier import PointClassifier
-from pointcloud.geometry import farthest_points, group, k_nearest
-from pointcloud.neighbours import NeighbourEmbedding, PairNorm, max_over_neighbours
 from pointcloud.published import create_published_twin
 from pointcloud.reference import load_reference
 from pointcloud.segmenter import PartSegmenter
@@ -60,22 +58,6 @@ def run_with_gradients(module: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_split_neighbour_embedding_equals_the_published_one(training: bool) -> None:
-    """Float64, with gradients and running statistics, to 1e-10."""
-    split = NeighbourEmbedding(5, 7).double()
-    randomise(split)
-    twin = create_published_twin(split)
-    features = torch.randn(3, 20, 5, dtype=torch.float64)
-    points = torch.randn(3, 20, 3)
-    centres = farthest_points(points, 9)
-    neighbours = k_nearest(points, group(points, centres), 6)
-    results = [run_with_gradients(m.train(training), features, centres, neighbours) for m in (split, twin)]
-    assert results[0].keys() == results[1].keys()
-    for name in results[0]:
-        torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-10, atol=1e-10, msg=name)
-
-
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("attention", ["offset", "external"])
 def test_whole_classifier_equals_its_published_twin(attention: str, training: bool) -> None:
     model = PointClassifier(5, attention=attention, dropout=0.0, **TINY).double()
@@ -86,32 +68,6 @@ def test_whole_classifier_equals_its_published_twin(attention: str, training: bo
     for name in results[0]:
         scale = float(results[1][name].abs().max().clamp_min(1))
         torch.testing.assert_close(results[0][name], results[1][name], rtol=0, atol=1e-10 * scale, msg=name)
-
-
-def test_pair_norm_equals_batch_norm_of_the_formed_pairs() -> None:
-    norm = PairNorm(6).double()
-    plain = nn.BatchNorm1d(6).double()
-    near, centre = torch.randn(30, 6, dtype=torch.float64) + 100, torch.randn(10, 6, dtype=torch.float64) - 100
-    pairs = torch.randint(30, (10, 4))
-    formed = near[pairs] + centre.unsqueeze(1)
-    scale, shift = norm.pair_affine(near, centre, pairs)
-    expected = plain(formed.flatten(0, 1)).view_as(formed)
-    torch.testing.assert_close(scale * formed + shift, expected, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(norm.running_mean, plain.running_mean)
-    torch.testing.assert_close(norm.running_var, plain.running_var)
-    assert norm.num_batches_tracked == plain.num_batches_tracked
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_maximum_over_neighbours(dtype: torch.dtype) -> None:
-    x = torch.randn(2, 5, 4, 3, dtype=dtype, requires_grad=True)
-    weight = torch.randn(2, 5, 3, dtype=dtype)
-    (max_over_neighbours(x) * weight).sum().backward()
-    y = x.detach().clone().requires_grad_()
-    (y.max(dim=2).values * weight).sum().backward()
-    assert torch.equal(max_over_neighbours(x), y.max(dim=2).values)
-    assert x.grad is not None and y.grad is not None
-    assert torch.equal(x.grad, y.grad)
 
 
 def test_parameters_are_the_published_ones() -> None:
