@@ -1,7 +1,8 @@
 """Geometry of point clouds: farthest points, nearest neighbours, grouping, the Morton order.
 
-B clouds, N points, M centres (or queries), K neighbours, C channels. Plain torch, batched, without gradients
-through the choice of indices. Coordinates must be finite: clouds with NaN are refused where data enters.
+B clouds, N points, M centres (or queries), K neighbours, C channels. Batched, without gradients through the choice of
+indices; on CUDA one Triton kernel each for all clouds. Coordinates must be finite: clouds with NaN are refused where
+data enters.
 """
 
 from __future__ import annotations
@@ -9,62 +10,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pointcloud.kernels import points as operators
 
-@torch.no_grad()
-def farthest_points(points: Tensor, count: int) -> Tensor:
+
+def farthest_points(points: Tensor, count: int, lengths: Tensor | None = None) -> Tensor:
     """Farthest-point sampling that starts at point 0: (B, N, 3) -> (B, count) indices.
 
     Each step takes the point farthest from all taken so far (of equals, the first). The first m of the result are
     the farthest m, so one run serves every level of a network. Once every distinct point is taken, the rest repeats
     point 0: clouds with fewer than `count` distinct points are legal.
+
+    Args:
+        lengths: (B,) integers of at least 1: how many of each cloud's points, from the first, are real. None: all.
     """
     B, N, _ = points.shape
     if N == 0 or count < 1:
         raise ValueError(f"farthest_points: {N} points and count {count}, expected at least one of each")
-    x, y, z = (points[..., axis].contiguous() for axis in range(3))  # structure of arrays, (B, N) each
-    chosen = torch.zeros(B, count, dtype=torch.long, device=points.device)
-    nearest = torch.full_like(x, torch.inf)  # squared distance to the nearest point taken
-    distance, delta = torch.empty_like(x), torch.empty_like(x)
-    latest = chosen[:, :1]
-    for step in range(1, count):
-        torch.sub(x, x.gather(1, latest), out=distance)
-        distance.square_()
-        for axis in (y, z):
-            torch.sub(axis, axis.gather(1, latest), out=delta)
-            distance.addcmul_(delta, delta)
-        torch.minimum(nearest, distance, out=nearest)
-        latest = nearest.argmax(1, keepdim=True)
-        chosen[:, step : step + 1] = latest
-    return chosen
+    return operators.farthest_points(points.detach(), count, lengths)
 
 
-@torch.no_grad()
-def k_nearest(points: Tensor, queries: Tensor, k: int) -> Tensor:
-    """The k points nearest to each query, nearest first: (B, N, 3), (B, M, 3) -> (B, M, k) indices.
+def k_nearest(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None) -> Tensor:
+    """The k points nearest to each query, nearest first, of equals the first: (B, N, 3), (B, M, 3) -> (B, M, k) indices.
 
     Distances are sums of squared differences: |p|^2 + |q|^2 - 2 p.q loses near neighbours to cancellation in
     float32. Where k > N, the N neighbours are repeated in turn, so a maximum over them is unchanged.
+
+    Args:
+        lengths: as in `farthest_points`, of `points`; a cloud's neighbours are repeated where k exceeds its length.
     """
-    (B, N, _), M = points.shape, queries.shape[1]
+    N = points.shape[1]
     if N == 0 or k < 1:
         raise ValueError(f"k_nearest: {N} points and k = {k}, expected at least one of each")
-    # On a CPU a few clouds at a time, so that the distances stay in its cache.
-    clouds = max(1, 2**18 // max(M * N, 1)) if points.device.type == "cpu" else B
-    index = torch.cat(
-        [_k_nearest(p, q, min(k, N)) for p, q in zip(points.split(clouds), queries.split(clouds), strict=True)]
-    )
+    index = operators.k_nearest(points.detach(), queries.detach(), min(k, N), lengths)
+    if lengths is not None:
+        turn = torch.arange(k, device=index.device) % lengths.unsqueeze(1)  # (B, k)
+        return index.gather(2, turn.unsqueeze(1).expand(*index.shape[:2], k))
     if k > N:
         index = index.repeat(1, 1, -(-k // N))[..., :k]
     return index
-
-
-def _k_nearest(points: Tensor, queries: Tensor, k: int) -> Tensor:
-    distance = (queries[:, :, None, 0] - points[:, None, :, 0]).square_()  # (B, M, N)
-    delta = torch.empty_like(distance)
-    for axis in (1, 2):
-        torch.sub(queries[:, :, None, axis], points[:, None, :, axis], out=delta)
-        distance.addcmul_(delta, delta)
-    return distance.topk(k, dim=-1, largest=False).indices
 
 
 def flat_index(index: Tensor, num_points: int) -> Tensor:

@@ -76,9 +76,30 @@ def test_more_neighbours_than_points_repeat_them_in_turn() -> None:
     assert k_nearest(points[:, :1], points[:, :1], 4).unique().tolist() == [0]
 
 
-def test_neighbours_among_duplicates_are_legal() -> None:
-    points = torch.zeros(1, 10, 3)
-    assert k_nearest(points, points, 4).max() < 10
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_of_equally_near_neighbours_the_first_are_taken(dtype: torch.dtype) -> None:
+    assert k_nearest(torch.zeros(1, 10, 3, dtype=dtype), torch.zeros(1, 2, 3, dtype=dtype), 4).tolist() == [
+        [[0, 1, 2, 3], [0, 1, 2, 3]]
+    ]
+    points = torch.randint(-2, 3, (3, 70, 3)).to(dtype)
+    exact = distances(points[:, :9], points)
+    for k in (1, 5, 69, 70):
+        assert torch.equal(k_nearest(points, points[:, :9], k), exact.sort(stable=True, dim=-1).indices[..., :k])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_points_past_a_clouds_length_do_not_exist(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        points, lengths = torch.randn(5, 30, 3), torch.tensor([1, 7, 30, 12, 2])
+        chosen, near = farthest_points(points, 9, lengths), k_nearest(points, points[:, :4], 10, lengths)
+        for b, length in enumerate(lengths.tolist()):
+            cloud = points[b : b + 1, :length]
+            assert torch.equal(chosen[b : b + 1], farthest_points(cloud, 9))
+            assert torch.equal(near[b : b + 1], k_nearest(cloud, points[b : b + 1, :4], 10))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_group_gathers_rows_and_their_gradients() -> None:
