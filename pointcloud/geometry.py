@@ -30,7 +30,7 @@ def farthest_points(points: Tensor, count: int, lengths: Tensor | None = None) -
 
 
 def k_nearest(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None) -> Tensor:
-    """The k points nearest to each query, nearest first, of equals the first: (B, N, 3), (B, M, 3) -> (B, M, k) indices.
+    """The k points nearest to each query, nearest first (of equals the first): (B, N, 3), (B, M, 3) -> (B, M, k).
 
     Distances are sums of squared differences: |p|^2 + |q|^2 - 2 p.q loses near neighbours to cancellation in
     float32. Where k > N, the N neighbours are repeated in turn, so a maximum over them is unchanged.

@@ -1,0 +1,97 @@
+"""PCT_Pytorch's own network from a checkout at the user's path, to time and to compare with this package's.
+
+Nothing of it is part of this package: its model.py and util.py are imported from where they lie, as they are. The CUDA
+extension that they want, pointnet2_ops, is replaced by this package's farthest points where it is not installed, so the
+network runs on a CPU too (and faster than it would with a sampling loop of its own).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from pointcloud.classifier import PointClassifier
+from pointcloud.geometry import farthest_points
+from pointcloud.reference import PAIRS
+
+FILES = ("model.py", "util.py")
+
+
+class OriginalClassifier(nn.Module):
+    """PCT_Pytorch's model.Pct behind this package's layout: (B, N, 3) -> logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.network(points.transpose(1, 2).contiguous())
+
+
+def load_original(path: str | Path, model: PointClassifier) -> OriginalClassifier:
+    """The checkout's network with the weights of `model`, a PCT of the published sizes.
+
+    Args:
+        path: folder of a checkout of Strawberry-Eat-Mango/PCT_Pytorch. Its Python code is run.
+
+    Raises:
+        FileNotFoundError, ValueError: no such checkout, or one whose network is another.
+    """
+    folder = Path(path)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"--original {folder}: no {' and no '.join(missing)}, expected a PCT_Pytorch checkout")
+    dropout = next((layer.p for layer in model.head if isinstance(layer, nn.Dropout)), 0.0)
+    classes = model.head[-1].out_features
+    try:
+        with _importable(folder):
+            network = importlib.import_module("model").Pct(SimpleNamespace(dropout=dropout), output_channels=classes)
+        network.load_state_dict(_renamed(network.state_dict(), model.state_dict()))
+    except (ImportError, AttributeError, KeyError, RuntimeError, TypeError, SyntaxError) as error:
+        raise ValueError(
+            f"--original {folder}: not PCT_Pytorch's network as published ({' '.join(str(error).split())})"
+        ) from error
+    return OriginalClassifier(network)
+
+
+def _renamed(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under their names and in their shapes (1x1 convolutions have one more dimension)."""
+    found = {}
+    for name, value in theirs.items():
+        owner, _, leaf = name.rpartition(".")
+        found[name] = ours[f"{PAIRS[owner.replace('q_conv', 'k_conv')]}.{leaf}"].detach().clone().reshape(value.shape)
+    return found
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """`import model` and `import util` find the checkout's files, which keep what they imported; then no one does."""
+    hidden = {name: sys.modules.pop(name) for name in ("model", "util") if name in sys.modules}
+    stand_in = {} if importlib.util.find_spec("pointnet2_ops") and torch.cuda.is_available() else _sampling()
+    sys.modules.update(stand_in)
+    sys.path.insert(0, str(folder.resolve()))
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = writes
+        sys.path.remove(str(folder.resolve()))
+        for name in ("model", "util", *stand_in):
+            sys.modules.pop(name, None)
+        sys.modules.update(hidden)
+
+
+def _sampling() -> dict[str, ModuleType]:
+    """Modules that offer what PCT_Pytorch takes from pointnet2_ops."""
+    package, functions = ModuleType("pointnet2_ops"), ModuleType("pointnet2_ops.pointnet2_utils")
+    functions.furthest_point_sample = lambda points, count: farthest_points(points, count).int()  # type: ignore[attr-defined]
+    package.pointnet2_utils = functions  # type: ignore[attr-defined]
+    return {"pointnet2_ops": package, "pointnet2_ops.pointnet2_utils": functions}
