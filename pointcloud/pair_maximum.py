@@ -1,4 +1,4 @@
-"""The neighbour embedding's work on pairs, whose tensors are never stored: forward and backward make them again.
+"""The neighbour embedding's work on pairs: their sums are made again in the backward, not stored; z alone is kept.
 
 B clouds, N points, M centres, K neighbours, P = B M K pairs, C channels in, D channels out.
 
@@ -11,7 +11,7 @@ With g the gradient of `largest`, and those of mean and variance, every pair's g
     dz = (g / (neighbours at the maximum) at the maximum, 0 elsewhere) + dmean / P + dvariance 2 (z - mean) / P.
 
 On a CPU a few centres at a time go all the way, so that their pairs stay in its cache; the products are then all that
-takes time. Elsewhere all pairs go at once, in few kernels, z is kept, and the maximum's gradient goes to one neighbour.
+takes time. Elsewhere all pairs go at once, in few kernels, and the maximum's gradient goes to one neighbour.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch.autograd.function import once_differentiable
 from pointcloud.geometry import flat_index
 from pointcloud.products import product
 
-CHUNK = 2**17
-"""Numbers of a chunk of pairs, and thread; 512 KiB: a core's second-level cache holds two of them."""
+CHUNK = 3 * 2**16
+"""Numbers of a chunk of pairs, and thread; 768 KiB: a few of them in a core's caches, and time enough for each call."""
 
 
 def pair_maximum(
@@ -56,11 +56,8 @@ class _PairMaximum(torch.autograd.Function):
         ctx: Any, near: Tensor, centre: Tensor, neighbours: Tensor, weight: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.dtype = dtype
-        kept: list[Tensor] = []
-        if near.device.type == "cpu":
-            largest, mean, variance = chunked_maximum(near, centre, neighbours, weight, dtype)
-        else:
-            largest, mean, variance, *kept = _maximum(near, centre, neighbours, weight, dtype)
+        forward = chunked_maximum if near.device.type == "cpu" else _maximum
+        largest, mean, variance, *kept = forward(near, centre, neighbours, weight, dtype)
         ctx.save_for_backward(near, centre, neighbours, weight, mean, *kept)
         return largest, mean, variance
 
@@ -70,26 +67,25 @@ class _PairMaximum(torch.autograd.Function):
         near, centre, neighbours, weight, mean, *kept = ctx.saved_tensors
         slope = grad_variance * (2 / neighbours.numel())
         level = grad_mean / neighbours.numel() - slope * mean
-        given = (grad.contiguous(), level, slope, near, centre, neighbours, weight)
-        if near.device.type == "cpu":
-            gradients = chunked_maximum_backward(*given, ctx.dtype)
-        else:
-            gradients = _maximum_backward(*given, ctx.dtype, *kept)
-        grad_near, grad_centre, grad_weight = gradients
+        backward = chunked_maximum_backward if near.device.type == "cpu" else _maximum_backward
+        given = (near, centre, neighbours, weight, ctx.dtype, *kept)
+        grad_near, grad_centre, grad_weight = backward(grad.contiguous(), level, slope, *given)
         return grad_near, grad_centre, None, grad_weight, None
 
 
 @torch.library.custom_op("pointcloud::pair_maximum", mutates_args=(), device_types="cpu")
 def chunked_maximum(
     near: Tensor, centre: Tensor, neighbours: Tensor, weight: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`pair_maximum`'s forward, a few centres at a time."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`pair_maximum`'s forward, a few centres at a time; also z (B, M, K, D) in the products' type."""
     (B, M, K), D = neighbours.shape, weight.shape[0]
-    largest = near.new_empty(B, M, D)
+    largest, kept = near.new_empty(B, M, D), near.new_empty((B, M, K, D), dtype=dtype)
     weight = weight.to(dtype)
     counts, means, variances = [], [], []
     for cloud, part, index in _chunks(neighbours, max(near.shape[2], D)):
-        z = _mapped(_hidden(near[cloud], centre[cloud, part], index), weight).to(near.dtype)
+        z = product(_hidden(near[cloud], centre[cloud, part], index).to(dtype), weight)
+        kept[cloud, part] = z.view(-1, K, D)
+        z = z.to(near.dtype)
         torch.amax(z.view(-1, K, D), 1, out=largest[cloud, part])
         mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
         counts.append(len(z))
@@ -100,13 +96,16 @@ def chunked_maximum(
     chunk_means = torch.stack(means).double()
     mean = (count * chunk_means).sum(0)
     variance = (count * (torch.stack(variances).double() + (chunk_means - mean).square())).sum(0)
-    return largest, mean.to(near.dtype), variance.to(near.dtype)
+    return largest, mean.to(near.dtype), variance.to(near.dtype), kept
 
 
 @chunked_maximum.register_fake
-def _(near: Tensor, centre: Tensor, _n: Tensor, weight: Tensor, _d: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    (B, M, _), D = centre.shape, weight.shape[0]
-    return near.new_empty(B, M, D), near.new_empty(D), near.new_empty(D)
+def _(
+    near: Tensor, _centre: Tensor, neighbours: Tensor, weight: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (B, M, K), D = neighbours.shape, weight.shape[0]
+    kept = near.new_empty((B, M, K, D), dtype=dtype)
+    return near.new_empty(B, M, D), near.new_empty(D), near.new_empty(D), kept
 
 
 @torch.library.custom_op("pointcloud::pair_maximum_backward", mutates_args=(), device_types="cpu")
@@ -119,20 +118,20 @@ def chunked_maximum_backward(
     neighbours: Tensor,
     weight: Tensor,
     dtype: torch.dtype,
+    kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of near, centre and weight; dz is grad at the maximum, + level + slope z."""
     (_, _, K), (D, C) = neighbours.shape, weight.shape
     grad_near, grad_centre = torch.zeros_like(near), torch.empty_like(centre)
     grad_weight = near.new_zeros(D, C)
-    rounded, columns = weight.to(dtype), weight.to(dtype).t()
+    columns = weight.to(dtype).t()
     for cloud, part, index in _chunks(neighbours, max(C, D)):
         h = _hidden(near[cloud], centre[cloud, part], index)  # (p, C) of p pairs
-        operand = h.to(dtype)
-        z = _mapped(operand, rounded).to(near.dtype).view(-1, K, D)
+        z = kept[cloud, part].to(near.dtype)
         at_maximum = torch.ge(z, z.amax(1, keepdim=True), out=torch.empty_like(z))  # 1 and 0, in z's type
         share = grad[cloud, part].unsqueeze(1) / at_maximum.sum(1, keepdim=True)
         dz = torch.addcmul(level, z, slope).addcmul_(at_maximum, share).view(-1, D).to(dtype)
-        grad_weight += product(dz.t(), operand.t())
+        grad_weight += product(dz.t(), h.to(dtype).t())
         dh = product(dz, columns).to(near.dtype)
         torch.ops.aten.threshold_backward.grad_input(dh, h, 0, grad_input=dh)
         torch.sum(dh.view(-1, K, C), 1, out=grad_centre[cloud, part])
@@ -150,6 +149,7 @@ def _(
     _neighbours: Tensor,
     weight: Tensor,
     _dtype: torch.dtype,
+    _kept: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(near), torch.empty_like(centre), torch.empty_like(weight, dtype=near.dtype)
 
@@ -169,10 +169,6 @@ def _hidden(near: Tensor, centre: Tensor, index: Tensor) -> Tensor:
     h = near.index_select(0, index)
     h.view(len(centre), -1, centre.shape[1]).add_(centre.unsqueeze(1))
     return h.relu_()
-
-
-def _mapped(h: Tensor, weight: Tensor) -> Tensor:
-    return product(h.to(weight.dtype), weight)
 
 
 def _maximum(

@@ -152,7 +152,8 @@ def test_pair_maximum_is_an_operator_that_compiles_to_one_graph(dtype: torch.dty
     given = tuple(t.detach() for t in operands(torch.float32))
     torch.library.opcheck(module.chunked_maximum, (*given, dtype))
     grads = (torch.randn(B, M, D), torch.randn(D), torch.randn(D))
-    torch.library.opcheck(module.chunked_maximum_backward, (*grads, *given, dtype))
+    kept = torch.randn(B, M, K, D).to(dtype)
+    torch.library.opcheck(module.chunked_maximum_backward, (*grads, *given, dtype, kept))
     network, inputs = embedding(torch.float32), clouds(torch.float32)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     results = [run_with_gradients(m, *inputs) for m in (network, compiled)]
