@@ -74,7 +74,7 @@ def _renamed(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Te
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """`import model` and `import util` find the checkout's files, which keep what they imported; then no one does."""
-    hidden = {name: sys.modules.pop(name) for name in ("model", "util") if name in sys.modules}
+    hidden: dict[str, ModuleType] = {name: sys.modules.pop(name) for name in ("model", "util") if name in sys.modules}
     stand_in = {} if importlib.util.find_spec("pointnet2_ops") and torch.cuda.is_available() else _sampling()
     sys.modules.update(stand_in)
     sys.path.insert(0, str(folder.resolve()))

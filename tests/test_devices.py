@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gan.discriminator import Discriminator
 from gan.generator import Generator
 from pointcloud.classifier import PointClassifier
-from pointcloud.geometry import farthest_points, k_nearest
+from pointcloud.geometry import farthest_points, group, k_nearest
+from pointcloud.neighbours import NeighbourEmbedding
 from pointcloud.segmenter import PartSegmenter
 from shared_attn import create_attention, list_attentions
 
@@ -58,9 +59,36 @@ def test_geometry() -> None:
     chosen = farthest_points(points, 200)
     assert torch.equal(farthest_points(points.cuda(), 200).cpu(), chosen)
     queries = points[:, :50]
-    assert torch.equal(
-        k_nearest(points.cuda(), queries.cuda(), 16).cpu().sort().values, k_nearest(points, queries, 16).sort().values
-    )
+    assert torch.equal(k_nearest(points.cuda(), queries.cuda(), 16).cpu(), k_nearest(points, queries, 16))
+
+
+@pytest.mark.parametrize("kind", ["normal", "grid", "duplicates", "far"])
+@pytest.mark.parametrize("sizes", [(32, 1024, 512, 32, 512), (3, 700, 50, 40, 200), (2, 8192, 100, 16, 64)])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_point_kernels_equal_their_twins(kind: str, sizes: tuple[int, ...], ragged: bool) -> None:
+    pytest.importorskip("triton")
+    from point_kernel_comparison import Case, compare
+
+    compare(Case(*sizes, kind=kind, ragged=ragged), "cuda")
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_neighbour_embedding_trains_as_on_a_cpu(precision: torch.dtype) -> None:
+    """All pairs at once, against the few at a time of the CPU."""
+    embedding, found = NeighbourEmbedding(16, 32), []
+    features, points = torch.randn(4, 200, 16), torch.randn(4, 200, 3)
+    for device in ("cpu", "cuda"):
+        embedding.to(device).train().zero_grad()
+        cloud, x = points.to(device), features.to(device).requires_grad_()
+        centres = farthest_points(cloud, 64)
+        near = k_nearest(cloud, group(cloud, centres), 16)
+        with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
+            y = embedding(x, centres, near)
+        gradients = torch.autograd.grad(y.float().square().sum(), [x, *embedding.parameters()])
+        found.append([y.float().cpu(), *(gradient.cpu() for gradient in gradients)])
+    for ours, theirs in zip(*found, strict=True):
+        error = (ours - theirs).norm() / theirs.norm()
+        assert error < (1e-3 if precision == torch.float32 else 0.1)
 
 
 EPILOGUE = {"mask": "empty", "eps": 1e-9, "gate": True, "bias": True, "residual": True, "relu": True}

@@ -1,0 +1,143 @@
+"""Farthest points and neighbours as operators, their kernels in Triton's interpreter and compiled for a GPU that is not
+here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pointcloud import kernels
+from pointcloud.geometry import farthest_points, k_nearest
+from pointcloud.kernels import MAX_POINTS, points, takes_points
+
+ROOT = Path(__file__).resolve().parents[1]
+LENGTHS = torch.tensor([3, 40])
+
+
+def _python(*arguments: str, **environment: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_operators_pass_pytorchs_checks_and_equal_their_decompositions(lengths: Tensor | None) -> None:
+    cloud = torch.randn(2, 40, 3)
+    torch.library.opcheck(points.farthest_points, (cloud, 7, lengths))
+    torch.library.opcheck(points.k_nearest, (cloud, cloud[:, :5], 3, lengths))
+    plain = points._farthest_in_plain_operators(cloud, 12, lengths)
+    assert torch.equal(plain, points.farthest_points(cloud, 12, lengths))
+    plain = points._nearest_in_plain_operators(cloud, cloud[:, :5], 3, lengths)
+    assert torch.equal(plain, points.k_nearest(cloud, cloud[:, :5], 3, lengths))
+
+
+class _Both(nn.Module):
+    def forward(self, cloud: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = farthest_points(cloud, 6)
+        return chosen, k_nearest(cloud, cloud[:, :5], 4)
+
+
+def test_compiled_and_exported_programs_hold_the_operators() -> None:
+    cloud = torch.randn(2, 40, 3)
+    expected = _Both()(cloud)
+    compiled = torch.compile(_Both(), fullgraph=True, backend="aot_eager")(cloud)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, expected, strict=True))
+    program = torch.export.export(_Both(), (cloud,))
+    for name in ("pointcloud.farthest_points", "pointcloud.k_nearest"):
+        assert name in program.graph_module.code
+    assert all(torch.equal(a, b) for a, b in zip(program.module()(cloud), expected, strict=True))
+
+
+def test_program_with_the_operators_becomes_onnx() -> None:
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    import onnxruntime
+
+    cloud = torch.randn(2, 40, 3)
+    converted = torch.onnx.export(_Both(), (cloud,), dynamo=True, verbose=False)
+    assert converted is not None
+    session = onnxruntime.InferenceSession(converted.model_proto.SerializeToString())
+    found = session.run(None, {session.get_inputs()[0].name: cloud.numpy()})
+    for ours, theirs in zip(_Both()(cloud), found, strict=True):
+        assert torch.equal(ours, torch.from_numpy(theirs))
+
+
+class _OnCuda:
+    """A tensor as far as the choice of kernels looks."""
+
+    device, is_cuda, dtype = torch.device("cuda"), True, torch.float32
+
+    def __init__(self, *shape: int, dtype: torch.dtype = torch.float32) -> None:
+        self.shape, self.dtype = shape, dtype
+
+
+@pytest.mark.parametrize(
+    ("x", "taken"),
+    [
+        (_OnCuda(2, 1024, 3), True),
+        (_OnCuda(2, MAX_POINTS, 3), True),
+        (_OnCuda(2, MAX_POINTS + 1, 3), False),
+        (_OnCuda(0, 10, 3), False),
+        (_OnCuda(2, 9, 3, dtype=torch.float64), False),
+        (torch.randn(2, 9, 3), False),
+    ],
+)
+def test_kernels_are_chosen_by_device_dtype_and_shape(monkeypatch: pytest.MonkeyPatch, x: Any, taken: bool) -> None:
+    pytest.importorskip("triton")
+    properties = type("Properties", (), {"major": 9})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr("shared_attn.kernels.AVAILABLE", True)
+    assert takes_points(x) == taken
+    monkeypatch.setattr("shared_attn.kernels.AVAILABLE", False)
+    assert not kernels.takes_points(x)
+
+
+def test_import_does_not_load_the_kernels() -> None:
+    code = (
+        "import sys\nfrom pointcloud.geometry import farthest_points\nimport torch\n"
+        "farthest_points(torch.randn(1, 5, 3), 2)\n"
+        "print([m for m in ('triton', 'pointcloud.kernels.points_triton') if m in sys.modules])"
+    )
+    assert "points_triton" not in _python("-c", code)
+
+
+def _interpret(examples: int) -> None:
+    for needed in ("triton", "hypothesis"):
+        pytest.importorskip(needed)
+    assert _python("tests/point_kernel_comparison.py", str(examples), TRITON_INTERPRET="1") == "equal"
+
+
+def test_kernels_equal_their_twins() -> None:
+    _interpret(6)
+
+
+@pytest.mark.slow
+def test_kernels_equal_their_twins_in_many_cases() -> None:
+    _interpret(100)
+
+
+def test_kernels_compile_for_gpus_without_spilling_or_fusing_rounding_steps() -> None:
+    pytest.importorskip("triton")
+    rows: list[dict[str, Any]] = json.loads(_python("tests/point_kernel_compilation.py"))
+    assert {row["kernel"] for row in rows} == {"farthest", "nearest"}
+    assert {row["architecture"] for row in rows} == {86, 90}
+    for row in rows:
+        assert row["cubin"] > 1000, row
+        assert 0 <= row["stack"] <= 64, row
+        assert not row["fused"], row
