@@ -38,6 +38,8 @@ class Config:
     """Where to train; auto takes CUDA where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: bfloat16 matrix products over float32 weights, statistics and losses."""
+    compile: bool = False
+    """Train through torch.compile, one graph a step (on CUDA a CUDA graph): minutes to begin with, then faster."""
     validation: float = 0.0
     """Share of the TRAINING clouds set apart for evaluation while training; the test split is read once, at the end."""
     evaluate_epochs: int = 10

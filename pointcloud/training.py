@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pointcloud.augmentation import Augmentation, draw_clouds
 from pointcloud.averaging import WeightAverage, estimate_norms
 from pointcloud.clouds import CloudSet
+from pointcloud.compilation import compile_network
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.evaluation import takes_category
 from pointcloud.host_memory import keep_freed_memory
@@ -60,6 +61,8 @@ def train(config: Config) -> dict[str, float]:
     D, fingerprint = len(train_set), train_set.fingerprint()
     steps = math.ceil(config.epochs * D / B)
     average = WeightAverage(network, half_life=config.average_epochs * D)
+    if config.compile:
+        compile_network(network, device)
     model, optimizer = fabric.setup(network, create_optimizer(config, network))
     options = Augmentation(
         config.num_points,
@@ -74,7 +77,7 @@ def train(config: Config) -> dict[str, float]:
     def draw(shown: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """The network's inputs and the targets of the step that begins after `shown` clouds."""
         items, epochs = items_at(shown, B, D, config.seed)
-        items, epochs = items.to(device), epochs.to(device)
+        items, epochs = (place.to(device, non_blocking=True) for place in (items, epochs))
         points, index = draw_clouds(
             train_set.points, items, epochs, unit=train_set.unit, seed=config.seed, options=options
         )
@@ -87,6 +90,8 @@ def train(config: Config) -> dict[str, float]:
 
     parts = {"network": network, "average": average.model, "optimizer": optimizer}
     shown, tally = restore(config, parts, fingerprint)
+    # Nothing in the loop waits for the device: sums stay there, and what it computed is looked at once an epoch.
+    tally, failed = tally.to(device), torch.zeros((), dtype=torch.long, device=device)
 
     with Interrupt() as interrupt, Progress(config.out, total=steps * B, done=shown, unit="cloud") as progress:
         while shown < steps * B:
@@ -97,7 +102,7 @@ def train(config: Config) -> dict[str, float]:
             model.train()
             logits = model(*inputs)
             loss = smoothed_cross_entropy(logits, target, config.label_smoothing)
-            check_loss(loss, step=shown // B + 1, shown=shown)
+            failed = first_failure(failed, loss, step=shown // B + 1)
             optimizer.zero_grad()
             fabric.backward(loss)
             if config.gradient_clip:
@@ -106,19 +111,21 @@ def train(config: Config) -> dict[str, float]:
             before, shown = shown, shown + B
             average.update(network, shown, B)
 
-            right = logits.argmax(-1) == target
-            tally += torch.tensor([loss.item(), right.double().mean().item(), 1.0], dtype=torch.float64)
+            right = (logits.detach().argmax(-1) == target).double().mean()
+            tally += torch.stack([loss.detach().double(), right, torch.ones_like(right)])
             progress.advance(B)
             epoch_ended = before // D != shown // D
             evaluates = epoch_ended and (shown // D) % config.evaluate_epochs == 0 and shown < steps * B
             if epoch_ended:
+                check_loss(failed, B)
                 show_progress(progress, tally, learning_rate(shown / D, config))
                 tally.zero_()
             if evaluates:
                 assess(config, average.model, train_set, validation_set, progress)
             if epoch_ended or interrupt.requested:
+                check_loss(failed, B)
                 states = {name: part.state_dict() for name, part in parts.items()}
-                save_checkpoint(config.out, {**states, "shown": shown, "tally": tally, "data": fingerprint})
+                save_checkpoint(config.out, {**states, "shown": shown, "tally": tally.cpu(), "data": fingerprint})
             if interrupt.requested and shown < steps * B:
                 interrupt.stop(f"{shown:,} of {steps * B:,} clouds")
 
@@ -145,11 +152,17 @@ def restore(config: Config, parts: dict[str, Any], fingerprint: int) -> tuple[in
     return state["shown"], state["tally"]
 
 
-def check_loss(loss: Tensor, *, step: int, shown: int) -> None:
-    """Stops the run where the loss is NaN or infinite, before it reaches the weights."""
-    if not loss.isfinite():
+def first_failure(failed: Tensor, loss: Tensor, step: int) -> Tensor:
+    """The first step whose loss was NaN or infinite, 0 while there is none; stays on the device."""
+    return torch.where((failed == 0) & ~loss.detach().isfinite(), step, failed)
+
+
+def check_loss(failed: Tensor, batch_size: int) -> None:
+    """Stops the run after a loss that was NaN or infinite, before anything is saved."""
+    step = int(failed)
+    if step:
         raise ValueError(
-            f"training diverged: the loss is not a finite number at step {step} ({shown:,} clouds); "
+            f"training diverged: the loss is not a finite number at step {step} ({(step - 1) * batch_size:,} clouds); "
             "lower --learning-rate; the last good checkpoint stands"
         )
 
