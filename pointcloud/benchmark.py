@@ -16,12 +16,12 @@ from pointcloud.compilation import compile_network
 from pointcloud.host_memory import keep_freed_memory
 from pointcloud.losses import smoothed_cross_entropy
 from pointcloud.original import load_original
-from pointcloud.products import product
 from pointcloud.published import create_published_twin
 from pointcloud.step_parts import REST, PartClock, marked_parts
 from shared_attn.benchmark import time_in_turns
 from shared_attn.complexity import count_multiply_adds
 from shared_attn.memory import measure_peak_bytes
+from shared_attn.products import product
 
 NETWORKS = {"pct": "offset", "eat": "external"}
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pointcloud.geometry import farthest_points, group, k_nearest, morton_order
 from pointcloud.layers import LBR, stack_lbr
 from pointcloud.neighbours import NeighbourEmbedding
-from pointcloud.products import use_products
 from shared_attn.offset import OffsetForm, create_offset_layer
+from shared_attn.products import use_products
 
 
 class PointEncoder(nn.Module):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointcloud.products import LinearMap
+from shared_attn.products import LinearMap
 from shared_attn.token_norm import normalise_tokens
 
 

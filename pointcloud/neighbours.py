@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from pointcloud.geometry import flat_index, group
 from pointcloud.pair_maximum import pair_maximum
-from pointcloud.products import linear
 from shared_attn.functional import full_precision
+from shared_attn.products import linear
 
 
 class PairNorm(nn.BatchNorm1d):

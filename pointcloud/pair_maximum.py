@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pointcloud.geometry import flat_index
-from pointcloud.products import product
+from shared_attn.products import product
 
 CHUNK = 3 * 2**16
 """Numbers of a chunk of pairs, and thread; 768 KiB: a few of them in a core's caches, and time enough for each call."""

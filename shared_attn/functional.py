@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attn.kernels import takes_external_attention
+from shared_attn.products import batched_product
 
 __all__ = [
     "double_normalised_attention",
@@ -157,13 +158,13 @@ def double_normalised_attention(
     """
     with full_precision(query_key):
         query_key = query_key.to(_at_least_float32(query_key))
-        logits = query_key @ query_key.transpose(1, 2)  # (B, N, N), symmetric
+        logits = batched_product(query_key, query_key.transpose(1, 2))  # (B, N, N), symmetric
         if mask is not None:
             logits = logits.masked_fill(~_attendable(mask).unsqueeze(1), float("-inf"))
         # A source's mass over the outputs m is a row's, because the logits are symmetric.
         log_mass = logits.logsumexp(dim=2).unsqueeze(1)  # (B, 1, N)
         attention = _normalise_slots(logits - log_mass, eps)
-        return attention.to(value.dtype) @ value
+        return batched_product(attention.to(value.dtype), value)
 
 
 def softmax_attention(

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud import pair_maximum as module
-from pointcloud import products
 from pointcloud.averaging import estimate_norms
 from pointcloud.geometry import farthest_points, group, k_nearest
 from pointcloud.neighbours import NeighbourEmbedding, PairNorm, update_running
 from pointcloud.pair_maximum import pair_maximum
-from pointcloud.products import LinearMap, product
 from pointcloud.published import create_published_twin
+from shared_attn import products
+from shared_attn.products import LinearMap, product
 
 B, N, M, K, C, D = 3, 20, 9, 6, 5, 7
 
