@@ -68,7 +68,7 @@ def detail_tables(records: Sequence[Record]) -> str:
             f"Data: {data.get('name', '?')}"
             + "".join(f"; {name} sha256 {str(digest)[:12]}" for name, digest in files.items())
             + (f"; split: {data['split']}" if "split" in data else "")
-            + f". Seeds {record['seeds']}, commit {record['commit'][:10]}, {record['date']}, {_machine(record)}, "
+            + f". Seeds {record['seeds']}, commit {_short(record['commit'])}, {record['date']}, {_machine(record)}, "
             f"{_duration(record['seconds'])}, torch {record['versions']['torch']}. "
             + (f"Parameters {_count(record['parameters'])}, " if record["parameters"] else "")
             + (f"multiply-adds {_count(record['multiply_adds'])}. " if record.get("multiply_adds") else "")
@@ -77,6 +77,11 @@ def detail_tables(records: Sequence[Record]) -> str:
             _values(record),
         ]
     return "\n".join(parts)
+
+
+def _short(commits: str) -> str:
+    """Commits, more than one in an ablation, by their first ten digits."""
+    return ", ".join(commit[:10] for commit in commits.split(", "))
 
 
 def _values(record: Record) -> str:
