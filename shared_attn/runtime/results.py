@@ -109,7 +109,7 @@ def _ablation_table(record: Record) -> str:
     for row in record["table"]:
         cells = []
         for metric in metrics:
-            spread = "" if row[metric]["std"] is None else f" ± {_number(row[metric]['std'])}"
+            spread = "" if row[metric]["std"] is None else f" ± {row[metric]['std']:.2g}"
             cells.append(_number(row[metric]["mean"]) + spread)
         name, seeds = row[record["varied"]], str(len(row["seeds"]))
         rows.append([name, *cells, seeds, _count(row["parameters"]), _count(row["multiply_adds"])])
