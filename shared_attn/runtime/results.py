@@ -98,7 +98,7 @@ def _values(record: Record) -> str:
     if "kernels" in tables:
         table += "\n" + _kernel_table(tables["kernels"])
     if "variants" in tables:
-        table += f"\n![Cost of attention]({scaling_figure(record)})\n"
+        table += f"\n{_variant_table(tables['variants'])}\n![Cost of attention]({scaling_figure(record)})\n"
     return table
 
 
@@ -132,6 +132,22 @@ def _head_to_head_table(rows: Sequence[Mapping[str, Any]]) -> str:
                 "" if difference is None else f"{difference:.0e}",
             ]
         )
+    return _markdown(head, cells)
+
+
+def _variant_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The variants side by side at the widest channels, with the most tokens at which every one of them was run."""
+    dim = max(row["dim"] for row in rows)
+    rows = [row for row in rows if row["dim"] == dim]
+    sizes = {row["tokens"] for row in rows} - {row["tokens"] for row in rows if row["forward_ms"] is None}
+    tokens = max(sizes, default=min(row["tokens"] for row in rows))
+    head = [f"{tokens:,} tokens, {dim} channels", "parameters", "multiply-adds", "forward, ms", "+ backward, ms", "MB"]
+    cells = [
+        [row["name"], _count(row["parameters"]), _count(row["multiply_adds"])]
+        + ["skipped" if row[name] is None else f"{row[name]:.1f}" for name in ("forward_ms", "training_ms", "peak_mb")]
+        for row in rows
+        if row["tokens"] == tokens
+    ]
     return _markdown(head, cells)
 
 
