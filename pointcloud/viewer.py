@@ -61,15 +61,16 @@ def _describe(view: View, names: Sequence[str], colours: np.ndarray) -> dict[str
     low = view.points.min(0)
     extent = np.ptp(view.points, axis=0)
     side = float(extent.max()) or 1.0
-    present, parts, counts = np.unique(view.parts, return_inverse=True, return_counts=True)
+    present, parts = np.unique(view.parts, return_inverse=True)
+    shares = np.bincount(parts, weights=_weights(view), minlength=len(present))
     legend = [
         {
             "number": int(number),
             "name": names[number].rpartition("/")[2],
             "colour": colours[number].tolist(),
-            "share": f"{count / len(view.parts):.0%}",
+            "share": f"{share / shares.sum():.0%}",
         }
-        for number, count in zip(present, counts, strict=True)
+        for number, share in zip(present, shares, strict=True)
     ]
     scene = {
         "title": view.title,
@@ -81,6 +82,14 @@ def _describe(view: View, names: Sequence[str], colours: np.ndarray) -> dict[str
         "parts": _encode(parts, "<u2"),
     }
     return scene if view.faces is None else {**scene, "corners": _encode(view.faces, "<u4")}
+
+
+def _weights(view: View) -> np.ndarray | None:
+    """What each face counts for in its part's share: its area. Points count alike."""
+    if view.faces is None:
+        return None
+    a, b, c = (view.points[view.faces[:, corner]] for corner in range(3))
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1)
 
 
 def _encode(array: np.ndarray, kind: str) -> str:
