@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pointcloud.draws import uniform
+from pointcloud.draws import precise_normal, uniform
 from pointcloud.geometry import group
 
 LEVELS = 5
@@ -51,9 +51,8 @@ class Draws:
         return uniform(self.items, torch.zeros_like(self.items), count, *self.purpose, name).double()
 
     def normal(self, count: int, name: str) -> Tensor:
-        """(B, count) float64, standard normal (Box and Muller)."""
-        radius = (-2 * torch.log1p(-self.uniform(count, f"{name} radius"))).sqrt()
-        return radius * (math.tau * self.uniform(count, f"{name} angle")).cos()
+        """(B, count) float64, standard normal."""
+        return precise_normal(self.items, torch.zeros_like(self.items), count, *self.purpose, name)
 
 
 def corrupt(points: Tensor, items: Tensor, corruption: str, level: int, *, seed: int = 0) -> Tensor:

@@ -126,7 +126,10 @@ def test_ten_golden_steps(name: str, solids: Path, tmp_path: Path, monkeypatch: 
     np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text())[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"precision": "bf16"}, PARTS], ids=["classifier", "segmenter"])
+MIXED = {"point_mix": "cutmix_k", "mix_probability": 1.0, "drop_path": 0.5}
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, MIXED, PARTS], ids=["classifier", "mixed", "segmenter"])
 def test_an_interrupted_run_ends_in_the_same_bits(
     changes: dict[str, Any], solids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,6 +349,10 @@ def test_free_fields_are_fields() -> None:
         ({**PARTS, "head_channels": (8,)}, "--head-channels 8"),
         ({"categories": False}, "--no-categories"),
         ({"embed_channels": ()}, "--embed-channels"),
+        ({**PARTS, "point_mix": "rsmix"}, "--point-mix rsmix: the flag is the classifier's"),
+        ({"mix_probability": 1.5}, "--mix-probability 1.5: expected at least 0 to 1"),
+        ({"mix_beta": 0.0}, "--mix-beta 0.0"),
+        ({"drop_path": 1.0}, "--drop-path 1.0: expected at least 0 to below 1"),
         ({"fuse_channels": 0}, "--fuse-channels 0"),
         ({"neighbour_channels": (0, 4)}, "--neighbour-channels 0 4"),
         ({"data": "nowhere"}, "--data nowhere: no such folder"),
