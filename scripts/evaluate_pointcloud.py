@@ -51,6 +51,7 @@ def main() -> None:
     from pointcloud.measurement import measure
 
     found = measure(**what)
+    print("\n".join(f"{name} {value:.4f}" for name, value in found.result["metrics"].items()))
     if options.confusion is not None:
         from pointcloud.pictures import save_confusion_matrix
 
@@ -69,7 +70,6 @@ def main() -> None:
         from pointcloud.robustness_pictures import save_robustness
 
         save_robustness(found.result["robustness"], figure, title=f"{options.weights} on {found.result['data']}")
-    print("\n".join(f"{name} {value:.4f}" for name, value in found.result["metrics"].items()))
 
 
 if __name__ == "__main__":
