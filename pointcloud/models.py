@@ -99,6 +99,7 @@ def model_keywords(config: Config, clouds: CloudSet) -> dict[str, Any]:
         "fuse_channels": config.fuse_channels,
         "head_channels": list(config.head_channels),
         "dropout": config.dropout,
+        "drop_path": config.drop_path,
     }
     if config.task == "classify":
         return {"num_classes": len(clouds.class_names), "pooling": config.pooling, **keywords}

@@ -19,7 +19,8 @@ from pointcloud.clouds import CloudSet
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.evaluation import takes_category
 from pointcloud.host_memory import keep_freed_memory
-from pointcloud.losses import smoothed_cross_entropy
+from pointcloud.losses import right_share, smoothed_cross_entropy
+from pointcloud.mixing import mix_clouds
 from pointcloud.models import create_model
 from pointcloud.presets import FREE_FIELDS, Config, check_config
 from pointcloud.reporting import assess, finish, show_progress
@@ -71,7 +72,7 @@ def train(config: Config) -> dict[str, float]:
         config.jitter,
     )
 
-    def draw(shown: int) -> tuple[tuple[Tensor, ...], Tensor]:
+    def draw(shown: int, point_mix: str = "none") -> tuple[tuple[Tensor, ...], Tensor]:
         """The network's inputs and the targets of the step that begins after `shown` clouds."""
         items, epochs = items_at(shown, B, D, config.seed)
         items, epochs = items.to(device), epochs.to(device)
@@ -80,6 +81,8 @@ def train(config: Config) -> dict[str, float]:
         )
         label = train_set.label[items]
         inputs = (points, label) if takes_category(network) else (points,)
+        if point_mix != "none":
+            return mix_clouds(config, train_set, points, items, epochs, options)
         if config.task == "classify":
             return inputs, label
         assert train_set.part_label is not None
@@ -93,7 +96,7 @@ def train(config: Config) -> dict[str, float]:
             seed_step(config.seed, "step", shown)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(shown / D, config)
-            inputs, target = draw(shown)
+            inputs, target = draw(shown, config.point_mix)
             model.train()
             logits = model(*inputs)
             loss = smoothed_cross_entropy(logits, target, config.label_smoothing)
@@ -106,7 +109,7 @@ def train(config: Config) -> dict[str, float]:
             before, shown = shown, shown + B
             average.update(network, shown, B)
 
-            right = logits.argmax(-1) == target
+            right = right_share(logits, target)
             tally += torch.tensor([loss.item(), right.double().mean().item(), 1.0], dtype=torch.float64)
             progress.advance(B)
             epoch_ended = before // D != shown // D
