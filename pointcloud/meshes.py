@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pointcloud.clouds import draw_order
 from pointcloud.text_clouds import read_text_cloud
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
@@ -39,9 +40,7 @@ class Shape:
         """(count, 3) points: of a mesh drawn from its surface by area; of a cloud drawn from it, without replacement
         where it has enough, else each of its points as evenly often as can be."""
         if self.faces is None:
-            generator, total = np.random.default_rng(seed), len(self.points)
-            whole = [generator.permutation(total) for _ in range(count // total)]
-            return self.points[np.concatenate([*whole, generator.choice(total, count % total, replace=False)])]
+            return self.points[draw_order(len(self.points), count, seed)]
         sampled = _import_trimesh().sample.sample_surface(self._surface, count, face_weight=self._areas, seed=seed)
         return np.asarray(sampled[0])
 
@@ -76,9 +75,9 @@ def read_shape(path: str | Path, up: Up = "z") -> Shape:
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     if suffix == ".npy":
-        shape = _checked(path, _read_npy(path), None)
+        shape = check_shape(path, _read_npy(path), None)
     elif suffix in TEXT_CLOUDS:
-        shape = _checked(path, read_text_cloud(path), None)
+        shape = check_shape(path, read_text_cloud(path), None)
     else:
         shape = parse_mesh(path, path.read_bytes())
     return shape.turned() if up == "y" else shape
@@ -103,10 +102,15 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
         raise ValueError(f"{path}: not a readable {suffix} file ({_first_line(error)})") from error
     points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64).reshape(-1, 3)
     faces = np.asarray(getattr(loaded, "faces", np.empty((0, 3))))
-    return _checked(path, points, faces if len(faces) else None)
+    return check_shape(path, points, faces if len(faces) else None)
 
 
-def _checked(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Shape:
+def check_shape(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Shape:
+    """Points (N, 3), and faces (F, 3) into them or None, as a shape.
+
+    Raises:
+        ValueError: no points, one that is not finite or is too large, or faces without area; `path` is named.
+    """
     if len(points) == 0:
         raise ValueError(f"{path}: holds neither faces nor points")
     bad = int((~np.isfinite(points)).any(axis=1).sum())
@@ -115,6 +119,10 @@ def _checked(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Shape:
     if np.abs(points).max() > 1e30:
         raise ValueError(f"{path}: coordinates up to {np.abs(points).max():.3g}, too large to compute with")
     if faces is not None:
+        if faces.min() < 0 or faces.max() >= len(points):
+            raise ValueError(
+                f"{path}: its faces name points {faces.min()} to {faces.max()}, but there are {len(points)}"
+            )
         a, b, c = (points[faces[:, corner]] for corner in range(3))
         if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 0:
             raise ValueError(f"{path}: its {len(faces)} faces have no area to sample points from")

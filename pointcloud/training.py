@@ -32,11 +32,15 @@ from shared_attn.runtime.run_folder import open_run
 from shared_attn.runtime.seeding import create_generator, seed_step
 
 
-def train(config: Config) -> dict[str, float]:
+def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> dict[str, float]:
     """Trains a classifier or a part segmenter as `config` says, or goes on with the run that lies in `config.out`.
 
     The result is the averaged weights after the last epoch; the test split is read once, for them. Writes checkpoints,
     `metrics.jsonl`, TensorBoard events, `weights.safetensors`, figures and `record.json` into `config.out`.
+
+    Args:
+        train_data, test_data: the clouds themselves, instead of what `config.data` names: a CloudSet, a torch_geometric
+            data set, or a list of its `Data` (`pointcloud.graphs.clouds_from_graphs`).
 
     Returns:
         The metrics on the test split.
@@ -49,10 +53,7 @@ def train(config: Config) -> dict[str, float]:
     keep_freed_memory()
     fabric = create_fabric(config.device, config.precision)
     device, B = fabric.device, config.batch_size
-    train_set = load_split(config.data, config.dataset, "train")
-    test_set = load_split(config.data, config.dataset, "test")
-    train_set, validation_set = split_validation(train_set, config.validation, config.seed)
-    check_data(config, train_set, test_set)
+    train_set, validation_set, test_set = _load_sets(config, train_data, test_data)
     seed_step(config.seed, "initialisation")
     network = create_model(config, train_set).to(device)
     open_run(config.out, config, fresh=config.fresh, free=FREE_FIELDS)
@@ -130,6 +131,17 @@ def train(config: Config) -> dict[str, float]:
             batches = math.ceil(config.norm_clouds / B)
             estimate_norms(average.model, (draw(shown + B * batch)[0] for batch in range(batches)))
         return finish(config, average.model, train_set, validation_set, test_set.to(device), progress)
+
+
+def _load_sets(config: Config, train_data: Any, test_data: Any) -> tuple[CloudSet, CloudSet | None, CloudSet]:
+    """The training, validation and test clouds: those given, or what `config.data` names."""
+    if (train_data is None) != (test_data is None):
+        raise ValueError("train_data and test_data: expected both or neither")
+    train_set = load_split(config.data if train_data is None else train_data, config.dataset, "train")
+    test_set = load_split(config.data if test_data is None else test_data, config.dataset, "test")
+    train_set, validation_set = split_validation(train_set, config.validation, config.seed)
+    check_data(config, train_set, test_set)
+    return train_set, validation_set, test_set
 
 
 def restore(config: Config, parts: dict[str, Any], fingerprint: int) -> tuple[int, Tensor]:
