@@ -15,8 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pointcloud.clouds import draw_order
-
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
 TEXT_CLOUDS = (".xyz", ".txt", ".pts", ".csv")
 Up = Literal["z", "y"]
@@ -38,7 +36,10 @@ class Shape:
         """(count, 3) points: of a mesh drawn from its surface by area; of a cloud drawn from it, without replacement
         where it has enough, else each of its points as evenly often as can be."""
         if self.faces is None:
-            return self.points[draw_order(len(self.points), count, seed)]
+            generator = np.random.default_rng(seed)
+            rounds = -(-count // len(self.points))
+            order = np.concatenate([generator.permutation(len(self.points)) for _ in range(rounds)])
+            return self.points[order[:count]]
         trimesh = _import_trimesh()
         mesh = trimesh.Trimesh(self.points, self.faces, process=False)
         return np.asarray(trimesh.sample.sample_surface(mesh, count, seed=seed)[0])

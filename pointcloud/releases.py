@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pointcloud import hdf5_clouds, modelnet, shapenetpart, text_clouds
+from pointcloud import hdf5_clouds, modelnet, resampled_modelnet, shapenetpart
 from pointcloud.clouds import CloudSet
 from pointcloud.file_source import FileSource
 from shared_attn.runtime.seeding import mix_seed
@@ -41,7 +41,9 @@ RELEASES: dict[tuple[str, str], Release] = {
         lambda source: source.find(shapenetpart.CATEGORY_FILE) is not None,
         shapenetpart.read_shapenetpart_text,
     ),
-    ("modelnet", "text"): Release(text_clouds.EXPECTED, text_clouds.recognises, text_clouds.read_text_release),
+    ("modelnet", "text"): Release(
+        resampled_modelnet.EXPECTED, resampled_modelnet.recognises, resampled_modelnet.read_text_release
+    ),
     ("modelnet", "hdf5"): Release(
         hdf5_clouds.EXPECTED_MODELNET,
         lambda source: source.find(hdf5_clouds.CLASS_FILE) is not None,
