@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pointcloud.clouds import draw_order
 from pointcloud.text_clouds import read_text_cloud
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
@@ -40,7 +39,9 @@ class Shape:
         """(count, 3) points: of a mesh drawn from its surface by area; of a cloud drawn from it, without replacement
         where it has enough, else each of its points as evenly often as can be."""
         if self.faces is None:
-            return self.points[draw_order(len(self.points), count, seed)]
+            generator, total = np.random.default_rng(seed), len(self.points)
+            whole = [generator.permutation(total) for _ in range(count // total)]
+            return self.points[np.concatenate([*whole, generator.choice(total, count % total, replace=False)])]
         sampled = _import_trimesh().sample.sample_surface(self._surface, count, face_weight=self._areas, seed=seed)
         return np.asarray(sampled[0])
 

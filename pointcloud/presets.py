@@ -21,7 +21,8 @@ class Config:
     task: Literal["classify", "segment"] = "classify"
     """classify: one label a cloud; segment: one part label a point."""
     data: str = "shapes"
-    """Where the clouds are: shapes (built in), a folder of .npz files or of CLASS/train/*.off, or one .npz file."""
+    """Where the clouds are: shapes (built in), a folder of .npz files, one .npz file, or the folder or zip of a public
+    release: ModelNet's meshes, HDF5 or text clouds, ShapeNet-Part's text or HDF5."""
     dataset: str = "shapes"
     """Which data set of that folder: the beginning of its files' names, e.g. modelnet40 or lpsb."""
     out: Path = Path("runs/pointcloud")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pointcloud import hdf5_clouds, modelnet, normal_resampled, shapenetpart
+from pointcloud import hdf5_clouds, modelnet, resampled_modelnet, shapenetpart
 from pointcloud.clouds import CloudSet
 from pointcloud.file_source import FileSource
 from shared_attn.runtime.seeding import mix_seed
@@ -42,7 +42,7 @@ RELEASES: dict[tuple[str, str], Release] = {
         shapenetpart.read_shapenetpart_text,
     ),
     ("modelnet", "text"): Release(
-        normal_resampled.EXPECTED, normal_resampled.recognises, normal_resampled.read_text_release
+        resampled_modelnet.EXPECTED, resampled_modelnet.recognises, resampled_modelnet.read_text_release
     ),
     ("modelnet", "hdf5"): Release(
         hdf5_clouds.EXPECTED_MODELNET,
