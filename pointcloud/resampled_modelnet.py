@@ -1,91 +1,86 @@
-"""Point clouds in text files of any size: x y z first in each line, read in blocks to spare memory."""
+"""modelnet40_normal_resampled: text clouds of 10,000 points a shape, CLASS/NAME.txt, with lists of names.
+
+N points. Each line is x, y, z and the normal. The files' axes are those of the OFF meshes in the order x, z, y, which
+is a mirror image; they are read as x, y, z again, so that both releases agree and z is up.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 
-BLOCK = 2**24  # bytes of text at once
+from pointcloud.clouds import CloudSet, draw_order, normalise, quantise
+from pointcloud.conversion import convert
+from pointcloud.file_source import FileSource
+from shared_attn.runtime.seeding import mix_seed
+
+EXPECTED = "modelnet40_shape_names.txt, modelnet40_train.txt, modelnet40_test.txt and CLASS/NAME.txt"
+VARIANTS = ("modelnet40", "modelnet10")
 
 
-def read_text_cloud(path: Path, block: int = BLOCK) -> np.ndarray:
-    """(N, 3) float64. Columns stand apart by blanks, commas or semicolons; those after the third are left out, as are
-    empty lines, # comments, and a first line with the number of points or the columns' names (or one of each).
+def recognises(source: FileSource) -> bool:
+    return any(source.find(f"{variant}_shape_names.txt") for variant in VARIANTS)
+
+
+def read_text_release(
+    source: FileSource, split: str, *, dataset: str = "", num_points: int, seed: int, workers: int = 1
+) -> tuple[CloudSet, list[str]]:
+    """The clouds of a split, drawn from the shapes' points without repetition where they suffice, and their names.
+
+    Args:
+        dataset: modelnet40 or modelnet10, the release holds both; anything else: the first of them that is there.
 
     Raises:
-        ValueError: in one line, naming the file and the first line that is not such a line.
+        ValueError: a list or a cloud that is missing or cannot be read.
     """
-    pieces: list[np.ndarray] = [np.empty((0, 3))]
-    before = 0  # lines of the blocks already read
-    for content in _blocks(path, block):
-        try:
-            lines = content.decode("utf-8-sig" if before == 0 else "utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not a text file") from error
-        skip = _heading(lines) if before == 0 else 0
-        pieces.append(_parse(path, lines[skip:], before + skip))
-        before += len(lines)
-    return np.concatenate(pieces)
+    there = [variant for variant in VARIANTS if source.find(f"{variant}_shape_names.txt")]
+    variant = dataset if dataset in there else there[0]
+    listed = source.find(f"{variant}_shape_names.txt")
+    assert listed is not None
+    class_names = source.read_lines(listed)
+    names = list(dict.fromkeys(source.read_lines(listed.with_name(f"{variant}_{split}.txt"))))
+    classes = [name.rpartition("_")[0] for name in names]
+    unknown = sorted(set(classes) - set(class_names))
+    if unknown or not names:
+        said = f"names the classes {', '.join(unknown)}, which {listed.name} lacks" if unknown else "is empty"
+        raise ValueError(f"{source.path}: {variant}_{split}.txt {said}")
+    members = [listed.parent / category / f"{name}.txt" for category, name in zip(classes, names, strict=True)]
+    work = partial(draw_cloud, num_points=num_points, seed=seed)
+    points = convert(source, work, members, workers=workers, label=f"{variant} {split}")
+    label = torch.tensor([class_names.index(category) for category in classes])
+    clouds = CloudSet(torch.from_numpy(np.stack(points)), label, class_names, source={"name": variant})
+    return clouds, names
 
 
-def _blocks(path: Path, size: int) -> Iterator[bytes]:
-    """The file in blocks of whole lines."""
-    rest = b""
-    with open(path, "rb") as file:
-        while piece := file.read(size):
-            whole, newline, piece = (rest + piece).rpartition(b"\n")
-            if newline:
-                yield whole + newline
-            rest = piece
-    if rest:
-        yield rest
+def draw_cloud(source: FileSource, name: PurePosixPath, *, num_points: int, seed: int) -> np.ndarray:
+    """(num_points, 3) int16; follows from the file, its name and the seed alone."""
+    table = parse_table(source.describe(name), source.read(name), columns=6)
+    order = draw_order(len(table), num_points, mix_seed(seed, name.stem))
+    return quantise(normalise(table[order][:, [0, 2, 1]]))
 
 
-def _words(line: str) -> list[str]:
-    return line.partition("#")[0].replace(",", " ").replace(";", " ").split()
+def parse_table(path: Path, content: bytes, columns: int) -> np.ndarray:
+    """(N, columns) float64 from lines of numbers between commas or blanks.
 
-
-def _heading(lines: list[str]) -> int:
-    """How many lines come before the first point: a number of points, names of columns."""
-    filled = [(number, words) for number, line in enumerate(lines[:64]) if (words := _words(line))]
-    skip = 0
-    if filled and len(filled[0][1]) == 1 and filled[0][1][0].isdigit():
-        skip = filled.pop(0)[0] + 1
-    if filled and not _is_number(filled[0][1][0]):
-        skip = filled[0][0] + 1
-    return skip
-
-
-def _parse(path: Path, lines: list[str], before: int) -> np.ndarray:
-    """numpy reads a block at once; where it cannot, the slower way finds the bad line, or reads floats as Python."""
-    separated = [line.replace(",", " ").replace(";", " ") for line in lines] if _is_separated(lines) else lines
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    lines = content.replace(b",", b" ").splitlines()
+    expected = f"expected lines of {columns} numbers"
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if words and len(words) != columns:
+            raise ValueError(f"{path}: line {number} has {len(words)} words, {expected}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a block without data
-            return np.loadtxt(separated, usecols=(0, 1, 2), ndmin=2, comments="#").reshape(-1, 3)
-    except ValueError:
-        pass
-    points = []
-    for number, line in enumerate(lines, start=before + 1):
-        words = _words(line)
-        if not words:
-            continue
-        if len(words) < 3 or not all(_is_number(word) for word in words[:3]):
-            raise ValueError(f"{path}: line {number}: expected x y z, got {' '.join(words)[:40]!r}")
-        points.append([float(word) for word in words[:3]])
-    return np.array(points, dtype=np.float64).reshape(-1, 3)
-
-
-def _is_separated(lines: list[str]) -> bool:
-    return any("," in line or ";" in line for line in lines)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+        table = np.array(b" ".join(lines).split(), dtype=np.float64).reshape(-1, columns)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}, {expected}") from error
+    if len(table) == 0:
+        raise ValueError(f"{path}: holds no points, {expected}")
+    bad = int((~np.isfinite(table[:, :3])).any(axis=1).sum())
+    if bad:
+        raise ValueError(f"{path}: {bad} of {len(table)} points have a coordinate that is NaN or infinite")
+    return table
