@@ -52,7 +52,7 @@ class Measurement:
 
 def measure(
     weights: str,
-    data: str,
+    data: Any,
     *,
     dataset: str = "",
     split: Split = "test",
@@ -66,7 +66,8 @@ def measure(
     """Metrics of weights on a split, with what they were measured on.
 
     Args:
-        weights: see `pointcloud.models.load_model`; data, dataset: see `pointcloud.datasets.load_split`.
+        weights: see `pointcloud.models.load_model`; data, dataset: see `pointcloud.datasets.load_split`, which takes
+            names, paths and torch_geometric's data sets.
         votes: see `pointcloud.evaluation.predict_logits`; num_points: 0 for as many as in training.
         corruptions: also what corruptions, turns and fewer points cost, see `pointcloud.robustness`; seed: of these.
 
@@ -109,7 +110,7 @@ def measure(
     return Measurement(result, confusion, model, clouds, time.perf_counter() - begin)
 
 
-def check_fit(clouds: CloudSet, model: LoadedModel, data: str, weights: str) -> None:
+def check_fit(clouds: CloudSet, model: LoadedModel, data: Any, weights: str) -> None:
     """Refuses data whose classes or parts are not those of the weights."""
     if clouds.class_names != model.class_names:
         raise ValueError(f"--data {data}: its {len(clouds.class_names)} classes are not those {weights} was trained on")

@@ -18,9 +18,9 @@ from torch_geometric.loader import DataLoader
 
 from pointcloud.classifier import PointClassifier
 from pointcloud.datasets import load_split
-from pointcloud.evaluation import evaluate_file
 from pointcloud.graph_batches import count_points
 from pointcloud.graphs import MODELNET_NAMES, clouds_from_graphs
+from pointcloud.measurement import measure
 from pointcloud.presets import PRESETS
 from pointcloud.segmenter import PartSegmenter
 from pointcloud.training import train
@@ -239,7 +239,7 @@ def test_training_and_evaluation_take_torch_geometric_data(modelnet: Path, tmp_p
         num_neighbours=4,
     )
     metrics = train(config, train_data=given[0], test_data=given[1])
-    result, _ = evaluate_file(str(tmp_path / "run"), given[1], device="cpu")  # type: ignore[arg-type]
+    result = measure(str(tmp_path / "run"), given[1], device="cpu").result
     assert result["clouds"] == 10 and result["data"] == "modelnet10"
     assert result["metrics"]["overall_accuracy"] == pytest.approx(metrics["overall_accuracy"])
     with pytest.raises(ValueError, match="expected both or neither"):
