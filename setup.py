@@ -13,7 +13,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["shared_attn*", "gan*", "pointcloud*"]),
-    package_data={"shared_attn": ["py.typed"], "gan": ["py.typed"], "pointcloud": ["py.typed"]},
+    package_data={"shared_attn": ["py.typed"], "gan": ["py.typed"], "pointcloud": ["py.typed", "viewer.html"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

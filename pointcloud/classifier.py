@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud.encoder import PointEncoder
+from pointcloud.graph_batches import Graphs, classify_graphs
 from pointcloud.layers import LBR
 
 Pooling = Literal["max", "max_mean"]
@@ -16,6 +17,9 @@ Pooling = Literal["max", "max_mean"]
 
 class PointClassifier(nn.Module):
     """Point clouds (B, N, 3) -> logits (B, num_classes).
+
+    A torch_geometric `Data` or `Batch` is taken too; its clouds may differ in size in evaluation mode, see
+    graph_batches.py.
 
     The defaults are PCT as PCT_Pytorch has it (2,876,136 parameters for 40 classes); attention="external" makes it EAT.
 
@@ -48,7 +52,9 @@ class PointClassifier(nn.Module):
             width = channels
         self.head = nn.Sequential(*layers, nn.Linear(width, num_classes))
 
-    def forward(self, points: Tensor) -> Tensor:
+    def forward(self, points: Tensor | Graphs) -> Tensor:
+        if not isinstance(points, Tensor):
+            return classify_graphs(self, points)
         tokens = self.encoder(points)  # (B, M, C)
         pooled = tokens.amax(1)
         if self.pooling == "max_mean":

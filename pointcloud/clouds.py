@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -91,17 +91,52 @@ def read_clouds_file(path: Path, *, source: Mapping[str, Any] | None = None) -> 
     )
 
 
-def write_clouds_file(path: Path, clouds: CloudSet, names: list[str]) -> None:
-    """Writes a set without parts in the layout above."""
+def write_clouds_file(path: Path, clouds: CloudSet, names: list[str], *, origin: str = "") -> None:
+    """Writes a set in the layout above; `origin` says how it was made."""
+    parts: dict[str, Any] = {}
+    if clouds.part_label is not None:
+        parts = {
+            "part_label": clouds.part_label.numpy(),
+            "part_names": np.array(clouds.part_names),
+            "class_part_start": np.array(clouds.part_start, dtype=np.uint8),
+            "class_part_count": np.array(clouds.part_count, dtype=np.uint8),
+        }
     with atomic_write(path) as file:
         np.savez_compressed(
             file,
             points=clouds.points.numpy(),
-            label=clouds.label.numpy().astype(np.uint8),
+            label=clouds.label.numpy().astype(np.min_scalar_type(len(clouds.class_names) - 1)),
             name=np.array(names),
             class_names=np.array(clouds.class_names),
             scale=np.float32(clouds.unit),
+            origin=np.array(origin),
+            **parts,
         )
+
+
+def read_origin(path: Path) -> str:
+    """What `write_clouds_file` was told about a file; "" where it was not, or the file is none of its own."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return str(archive["origin"])
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zipfile.LargeZipFile):
+        return ""
+
+
+def draw_order(total: int, count: int, seed: int) -> np.ndarray:
+    """(count,) indices into `total` things, random: none twice where they suffice, else each as often as can be."""
+    generator = np.random.default_rng(seed)
+    whole = [generator.permutation(total) for _ in range(count // total)]
+    return np.concatenate([*whole, generator.choice(total, count % total, replace=False)])
+
+
+def unique_names(members: Sequence[PurePath]) -> list[str]:
+    """The files' stems; where one occurs twice, all with as much of their path in front as tells them apart."""
+    stems = [member.stem for member in members]
+    for names in (stems, [f"{member.parent.parent.name}/{member.stem}" for member in members]):
+        if len(set(names)) == len(names):
+            return names
+    return [str(member) for member in members]
 
 
 def quantise(points: np.ndarray) -> np.ndarray:

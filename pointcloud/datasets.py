@@ -1,9 +1,10 @@
-"""Finds the clouds a run asks for: the embedded `shapes`, .npz files, or a folder of OFF meshes."""
+"""Finds the clouds a run asks for: the embedded `shapes`, .npz files, a public release, or a set already in memory."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,19 +15,26 @@ Split = Literal["train", "test"]
 SHAPES_PER_CLASS = {"train": 100, "test": 25}
 
 
-def load_split(data: str, dataset: str, split: Split) -> CloudSet:
+def load_split(data: str | CloudSet | Sequence[Any], dataset: str, split: Split) -> CloudSet:
     """The training or the test clouds.
 
     Args:
-        data: "shapes"; a folder that holds NAME_..._train.npz and NAME_..._test.npz, or CLASS/train/*.off and
-            CLASS/test/*.off; or one .npz file. Beside a file with "train" in its name the one with "test" is looked for
-            (and the other way round); a file alone is cut: every fifth shape of a class, in a fixed random order, is
-            test.
+        data: "shapes"; a folder that holds NAME_..._train.npz and NAME_..._test.npz; a folder or a zip of a public
+            release, recognised by what lies in it (`pointcloud.releases.RELEASES`); or one .npz file. Beside a file
+            with "train" in its name the one with "test" is looked for (and the other way round); a file alone is cut:
+            every fifth shape of a class, in a fixed random order, is test. In Python also the clouds themselves: a
+            CloudSet, a torch_geometric data set or a list of `Data` (`pointcloud.graphs.clouds_from_graphs`).
         dataset: which data set of the folder, the beginning of its files' names; "" where there is only one.
 
     Raises:
         ValueError, FileNotFoundError: naming --data and what was expected there.
     """
+    if isinstance(data, CloudSet):
+        return data
+    if not isinstance(data, str):
+        from pointcloud.graphs import clouds_from_graphs
+
+        return clouds_from_graphs(data)
     if data == "shapes":
         return _load_shapes(split)
     path = Path(data)
@@ -34,9 +42,11 @@ def load_split(data: str, dataset: str, split: Split) -> CloudSet:
         return _load_folder(path, dataset, split)
     if not path.exists():
         raise FileNotFoundError(f"--data {data}: no such folder or .npz file (the built-in data set is called shapes)")
-    if path.suffix != ".npz":
-        raise ValueError(f"--data {data}: expected a folder, a .npz file, or shapes")
-    return _load_file(path, split)
+    if path.suffix == ".npz":
+        return _load_file(path, split)
+    if path.suffix.lower() == ".zip":
+        return _load_release(path, dataset, split)
+    raise ValueError(f"--data {data}: expected a folder, a .npz file, a release's .zip, or shapes")
 
 
 def split_validation(clouds: CloudSet, share: float, seed: int) -> tuple[CloudSet, CloudSet | None]:
@@ -77,13 +87,22 @@ def _load_folder(folder: Path, dataset: str, split: Split) -> CloudSet:
     if found:
         names = ", ".join(dataset_name(path) for path in found)
         raise ValueError(f"--data {folder}: holds several data sets; say which with --dataset (there are: {names})")
-    if any(folder.glob(f"*/{split}/*.off")):
-        from pointcloud.modelnet import load_off_folder
+    return _load_release(folder, dataset, split)
 
-        return load_off_folder(folder, split)
+
+def _load_release(path: Path, dataset: str, split: Split) -> CloudSet:
+    from pointcloud.file_source import FileSource
+    from pointcloud.releases import describe_releases, load_release, recognise
+
+    with FileSource(path) as source:
+        release = recognise(source)
+        if release is not None:
+            return load_release(source, release, dataset, split)
+    named = "" if dataset == "shapes" else dataset
     raise ValueError(
-        f"--data {folder}: holds neither {prefix or 'NAME'}_..._{split}.npz nor CLASS/{split}/*.off"
-        + (f" (for --dataset {dataset})" if prefix else "")
+        f"--data {path}: holds neither {named or 'NAME'}_..._{split}.npz"
+        + (f" (for --dataset {named})" if named else "")
+        + f" nor a release that is known by one of: {describe_releases()}"
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud.geometry import farthest_points, group, k_nearest, morton_order
-from pointcloud.layers import LBR, stack_lbr
+from pointcloud.layers import LBR, drop_path, stack_lbr
 from pointcloud.neighbours import NeighbourEmbedding
 from shared_attn.offset import OffsetForm, create_offset_layer
 from shared_attn.products import use_products
@@ -37,6 +37,8 @@ class PointEncoder(nn.Module):
         stem_layers: LBRs between the embeddings and the attention: 2 in PCT_Pytorch, 1 in the official code.
         position_embedding: add a linear map of each token's xyz to every attention layer's input (official code).
         fuse_channels: width of the output.
+        drop_path: probability, in training, that a cloud skips the last attention layer; it grows linearly over the
+            layers (stochastic depth, arXiv 1603.09382).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class PointEncoder(nn.Module):
         stem_layers: int = 2,
         position_embedding: bool = False,
         fuse_channels: int = 1024,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if num_centres and len(num_centres) != len(neighbour_channels):
@@ -64,6 +67,9 @@ class PointEncoder(nn.Module):
             raise ValueError(f"num_centres {list(num_centres)}: expected positive numbers that do not increase")
         if num_layers < 1 or num_neighbours < 1:
             raise ValueError(f"num_layers {num_layers}, num_neighbours {num_neighbours}: expected at least 1 each")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path {drop_path}: expected at least 0 and below 1")
+        self.drop_path = drop_path
         self.num_centres, self.num_neighbours = tuple(num_centres), num_neighbours
         self.embed = stack_lbr([3, *embed_channels])
         widths = [embed_channels[-1], *neighbour_channels]
@@ -85,8 +91,11 @@ class PointEncoder(nn.Module):
             xyz, features = group(xyz, order), group(features, order)
         position = None if self.position is None else self.position(xyz)
         x, outputs = self.stem(features), []
-        for layer in self.attention:
-            x = layer(x if position is None else x + position, grid=(x.shape[1],))
+        for depth, layer in enumerate(self.attention, start=1):
+            before = x if position is None else x + position
+            x = layer(before, grid=(x.shape[1],))
+            if self.training and self.drop_path:
+                x = drop_path(before, x, self.drop_path * depth / len(self.attention))
             outputs.append(x)
         if self.neighbours:
             outputs.append(features)

@@ -1,19 +1,17 @@
-"""Metrics of a network over a set of clouds: deterministic, in float32, the same for every batch size.
+"""Metrics of a network over a set of clouds: deterministic, in float32, to the bit the same for every batch size.
 
 B batch, N points, K classes or parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from pointcloud.augmentation import read_clouds
 from pointcloud.clouds import CloudSet
-from pointcloud.datasets import Split, load_split
 from pointcloud.draws import uniform
 from pointcloud.metrics import (
     category_mask,
@@ -22,33 +20,66 @@ from pointcloud.metrics import (
     overall_accuracy,
     segmentation_metrics,
 )
-from pointcloud.models import CLASSIFIER, load_model
 from pointcloud.segmenter import PartSegmenter
-from shared_attn.runtime.launch import create_fabric
+
+# The network always sees groups of one size, which depends on the number of points alone: matrix products of another
+# shape may round differently, and then a cloud's answer would depend on the batch it came in.
+GROUP_CLOUDS, GROUP_POINTS = 32, 2**15
+
+Change = Callable[[Tensor, Tensor], Tensor]
+"""Points (B, N, 3) and their clouds' numbers (B,) -> what the network is shown instead, (B, N', 3)."""
 
 
 @torch.no_grad()
 def predict_logits(
-    network: nn.Module, clouds: CloudSet, num_points: int, *, batch_size: int = 64, votes: int = 1
+    network: nn.Module,
+    clouds: CloudSet,
+    num_points: int,
+    *,
+    batch_size: int = 64,
+    votes: int = 1,
+    change: Change | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Items (B,) and their logits (B, K) or (B, N, K), batch by batch, in order.
+    """Items (B,) and their logits (B, K) or (B, N, K), batch by batch, in order: the same bits for every batch size.
 
     The first num_points stored points of each cloud are used (they are stored in random order); all where it has fewer.
     With votes > 1 the softmax is averaged over that view and votes - 1 random scalings (2/3 to 3/2 each axis), which
     follow from the cloud's number alone.
+
+    Args:
+        batch_size: clouds a batch, rounded up to whole groups (32 clouds of 1,024 points, 16 of 2,048).
+        change: what is done to the points first, for example a corruption; for a classifier.
     """
     network.eval()
-    for items in torch.arange(len(clouds), device=clouds.label.device).split(batch_size):
-        category = (clouds.label[items],) if takes_category(network) else ()
-        points = read_clouds(clouds.points, items, None, clouds.unit)[:, :num_points]
-        logits = network(points, *category).float()
-        if votes > 1:
-            total = logits.softmax(-1).double()
-            for vote in range(1, votes):
-                factor = 2 / 3 + (3 / 2 - 2 / 3) * uniform(items, torch.full_like(items, vote), 3, "vote")
-                total += network(points * factor.unsqueeze(1), *category).float().softmax(-1)
-            logits = (total / votes).log().float()
-        yield items, logits
+    size = group_size(min(num_points, clouds.points.shape[1]))
+    everyone = torch.arange(len(clouds), device=clouds.label.device)
+    for items in everyone.split(-(-batch_size // size) * size):
+        logits = []
+        for group in items.split(size):
+            padded = torch.cat([group, group[-1:].expand(size - len(group))])
+            points = read_clouds(clouds.points, padded, None, clouds.unit)[:, :num_points]
+            if change is not None:
+                points = change(points, padded)
+            category = (clouds.label[padded],) if takes_category(network) else ()
+            logits.append(vote(network, points, category, padded, votes)[: len(group)])
+        yield items, torch.cat(logits)
+
+
+def group_size(num_points: int) -> int:
+    """Clouds of so many points that the network sees at a time."""
+    return min(GROUP_CLOUDS, max(1, GROUP_POINTS // num_points))
+
+
+def vote(network: nn.Module, points: Tensor, category: tuple[Tensor, ...], items: Tensor, votes: int) -> Tensor:
+    """Logits of clouds as they are; with votes > 1 the logarithm of the mean softmax over them and their scalings."""
+    logits = network(points, *category).float()
+    if votes == 1:
+        return logits
+    total = logits.softmax(-1).double()
+    for number in range(1, votes):
+        factor = 2 / 3 + (3 / 2 - 2 / 3) * uniform(items, torch.full_like(items, number), 3, "vote")
+        total += network(points * factor.unsqueeze(1), *category).float().softmax(-1)
+    return (total / votes).log().float()
 
 
 def takes_category(network: nn.Module) -> bool:
@@ -57,15 +88,17 @@ def takes_category(network: nn.Module) -> bool:
 
 
 def evaluate_classifier(
-    network: nn.Module, clouds: CloudSet, num_points: int, *, batch_size: int = 64, votes: int = 1
+    network: nn.Module,
+    clouds: CloudSet,
+    num_points: int,
+    *,
+    batch_size: int = 64,
+    votes: int = 1,
+    change: Change | None = None,
 ) -> tuple[dict[str, float], Tensor]:
     """Overall and mean class accuracy, with their protocol in the name, and the confusion matrix (K, K)."""
-    predicted = torch.cat(
-        [
-            logits.argmax(-1)
-            for _, logits in predict_logits(network, clouds, num_points, batch_size=batch_size, votes=votes)
-        ]
-    )
+    batches = predict_logits(network, clouds, num_points, batch_size=batch_size, votes=votes, change=change)
+    predicted = torch.cat([logits.argmax(-1) for _, logits in batches])
     confusion = confusion_matrix(predicted, clouds.label, len(clouds.class_names))
     suffix = f"_vote{votes}" if votes > 1 else ""
     return {
@@ -89,53 +122,3 @@ def evaluate_segmenter(
         torch.cat(among_all), torch.cat(masked), truth, clouds.label, clouds.part_start, clouds.part_count
     )
     return {name + (f"_vote{votes}" if votes > 1 else ""): value for name, value in metrics.items()}
-
-
-def evaluate_file(
-    weights: str,
-    data: str,
-    *,
-    dataset: str = "",
-    split: Split = "test",
-    votes: int = 1,
-    num_points: int = 0,
-    batch_size: int = 32,
-    device: str = "auto",
-) -> tuple[dict[str, Any], Tensor | None]:
-    """Metrics of weights on a split, with what they were measured on, and a classifier's confusion matrix.
-
-    Args:
-        weights: see `pointcloud.models.load_model`; data, dataset: see `pointcloud.datasets.load_split`.
-        votes: see `predict_logits`; num_points: 0 for as many as in training.
-
-    Raises:
-        ValueError, FileNotFoundError: weights or data that are not there or do not fit each other, or a wrong number.
-    """
-    for flag, value, least in (("votes", votes, 1), ("num-points", num_points, 0), ("batch-size", batch_size, 1)):
-        if value < least:
-            raise ValueError(f"--{flag} {value}: expected at least {least}")
-    model = load_model(weights)
-    clouds = load_split(data, dataset or model.header["data"]["name"], split)
-    if clouds.class_names != model.class_names:
-        raise ValueError(f"--data {data}: its {len(clouds.class_names)} classes are not those {weights} was trained on")
-    place = create_fabric(device, "fp32").device
-    network, clouds, points = model.network.to(place), clouds.to(place), num_points or model.num_points
-    confusion = None
-    if model.header["kind"] == CLASSIFIER:
-        metrics, confusion = evaluate_classifier(network, clouds, points, batch_size=batch_size, votes=votes)
-    elif clouds.part_names != model.header["part_names"]:
-        raise ValueError(f"--data {data}: its {len(clouds.part_names)} parts are not those {weights} was trained on")
-    else:
-        metrics = evaluate_segmenter(network, clouds, points, batch_size=batch_size, votes=votes)
-    result = {
-        "weights": str(weights),
-        "kind": model.header["kind"],
-        "data": clouds.source["name"],
-        "split": clouds.source["split"],
-        "clouds": len(clouds),
-        "num_points": min(points, clouds.points.shape[1]),
-        "votes": votes,
-        "metrics": metrics,
-        "class_names": clouds.class_names,
-    }
-    return result, confusion

@@ -9,6 +9,7 @@ Attention layers have their own, from shared_attn.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -40,3 +41,13 @@ class LBR(nn.Module):
 def stack_lbr(channels: list[int]) -> nn.Sequential:
     """LBRs one behind the other: channels [3, 64, 64] make 3 -> 64 -> 64; one number alone makes the identity."""
     return nn.Sequential(*(LBR(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True)))
+
+
+def drop_path(before: Tensor, after: Tensor, rate: float) -> Tensor:
+    """Stochastic depth (arXiv 1603.09382) of a residual layer in training: `after` = `before` + branch, both (B, N, C).
+
+    The branch of each cloud is left out with probability `rate`, and divided by 1 - rate where it stays, so that its
+    expectation is that of evaluation, where nothing is dropped.
+    """
+    stays = torch.rand(len(before), 1, 1, device=before.device) >= rate
+    return before + (after - before) * (stays / (1 - rate)).to(after.dtype)

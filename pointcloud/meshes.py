@@ -10,10 +10,13 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from pointcloud.text_clouds import read_text_cloud
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
 TEXT_CLOUDS = (".xyz", ".txt", ".pts", ".csv")
@@ -36,13 +39,20 @@ class Shape:
         """(count, 3) points: of a mesh drawn from its surface by area; of a cloud drawn from it, without replacement
         where it has enough, else each of its points as evenly often as can be."""
         if self.faces is None:
-            generator = np.random.default_rng(seed)
-            rounds = -(-count // len(self.points))
-            order = np.concatenate([generator.permutation(len(self.points)) for _ in range(rounds)])
-            return self.points[order[:count]]
-        trimesh = _import_trimesh()
-        mesh = trimesh.Trimesh(self.points, self.faces, process=False)
-        return np.asarray(trimesh.sample.sample_surface(mesh, count, seed=seed)[0])
+            generator, total = np.random.default_rng(seed), len(self.points)
+            whole = [generator.permutation(total) for _ in range(count // total)]
+            return self.points[np.concatenate([*whole, generator.choice(total, count % total, replace=False)])]
+        sampled = _import_trimesh().sample.sample_surface(self._surface, count, face_weight=self._areas, seed=seed)
+        return np.asarray(sampled[0])
+
+    @cached_property
+    def _surface(self) -> Any:
+        return _import_trimesh().Trimesh(self.points, self.faces, process=False)
+
+    @cached_property
+    def _areas(self) -> np.ndarray:
+        """Of the faces: trimesh would compute them for each sampling."""
+        return np.asarray(self._surface.area_faces)
 
 
 def read_shape(path: str | Path, up: Up = "z") -> Shape:
@@ -66,9 +76,9 @@ def read_shape(path: str | Path, up: Up = "z") -> Shape:
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     if suffix == ".npy":
-        shape = _checked(path, _read_npy(path), None)
+        shape = check_shape(path, _read_npy(path), None)
     elif suffix in TEXT_CLOUDS:
-        shape = _checked(path, _read_text(path), None)
+        shape = check_shape(path, read_text_cloud(path), None)
     else:
         shape = parse_mesh(path, path.read_bytes())
     return shape.turned() if up == "y" else shape
@@ -93,10 +103,15 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
         raise ValueError(f"{path}: not a readable {suffix} file ({_first_line(error)})") from error
     points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64).reshape(-1, 3)
     faces = np.asarray(getattr(loaded, "faces", np.empty((0, 3))))
-    return _checked(path, points, faces if len(faces) else None)
+    return check_shape(path, points, faces if len(faces) else None)
 
 
-def _checked(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Shape:
+def check_shape(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Shape:
+    """Points (N, 3), and faces (F, 3) into them or None, as a shape.
+
+    Raises:
+        ValueError: no points, one that is not finite or is too large, or faces without area; `path` is named.
+    """
     if len(points) == 0:
         raise ValueError(f"{path}: holds neither faces nor points")
     bad = int((~np.isfinite(points)).any(axis=1).sum())
@@ -105,6 +120,10 @@ def _checked(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Shape:
     if np.abs(points).max() > 1e30:
         raise ValueError(f"{path}: coordinates up to {np.abs(points).max():.3g}, too large to compute with")
     if faces is not None:
+        if faces.min() < 0 or faces.max() >= len(points):
+            raise ValueError(
+                f"{path}: its faces name points {faces.min()} to {faces.max()}, but there are {len(points)}"
+            )
         a, b, c = (points[faces[:, corner]] for corner in range(3))
         if not np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() > 0:
             raise ValueError(f"{path}: its {len(faces)} faces have no area to sample points from")
@@ -113,32 +132,13 @@ def _checked(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Shape:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False, mmap_mode="r")  # no second copy of a large scan
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a readable .npy array ({_first_line(error)})") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         shape = getattr(array, "shape", "an archive")
         raise ValueError(f"{path}: expected numbers of shape (points, 3 or more), got {shape}")
     return array[:, :3].astype(np.float64)
-
-
-def _read_text(path: Path) -> np.ndarray:
-    try:
-        text = path.read_text(encoding="utf-8", errors="strict")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file") from error
-    lines = [line.split("#")[0].replace(",", " ").replace(";", " ").split() for line in text.splitlines()]
-    rows = [(number, words) for number, words in enumerate(lines, start=1) if words]
-    if rows and len(rows[0][1]) == 1 and rows[0][1][0].isdigit():  # a first line may hold the number of points
-        rows = rows[1:]
-    if rows and not _is_number(rows[0][1][0]):  # or the columns' names
-        rows = rows[1:]
-    points = np.empty((len(rows), 3))
-    for place, (number, words) in enumerate(rows):
-        if len(words) < 3 or not all(_is_number(word) for word in words[:3]):
-            raise ValueError(f"{path}: line {number}: expected x y z, got {' '.join(words)[:40]!r}")
-        points[place] = [float(word) for word in words[:3]]
-    return points
 
 
 def separate_off_header(path: Path, content: bytes) -> bytes:
@@ -153,14 +153,6 @@ def _import_trimesh() -> Any:
     import trimesh.sample
 
     return trimesh
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from pointcloud.classifier import PointClassifier
 from pointcloud.clouds import CloudSet
 from pointcloud.presets import Config
 from pointcloud.segmenter import PartSegmenter
+from shared_attn.runtime.launch import choose_device
 from shared_attn.runtime.options import parse_options
 from shared_attn.runtime.weights import find_weights, load_weights
 
@@ -41,22 +42,32 @@ class LoadedModel:
     def num_points(self) -> int:
         return self.header["num_points"]
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
     @torch.no_grad()
     def __call__(self, points: Tensor, category: Tensor | None = None) -> Tensor:
-        """Logits of clouds (B, N, 3) in the unit sphere; a segmenter trained with categories wants them (B,) too."""
-        return self.network(points) if category is None else self.network(points, category)
+        """Logits of clouds (B, N, 3) in the unit sphere; a segmenter trained with categories wants them (B,) too.
+
+        Computed on the network's device, returned on the clouds'.
+        """
+        inputs = (points,) if category is None else (points, category)
+        return self.network(*(tensor.to(self.device) for tensor in inputs)).to(points.device)
 
 
-def load_model(source: str | Path, kind: str | None = None) -> LoadedModel:
+def load_model(source: str | Path, kind: str | None = None, *, device: str = "cpu") -> LoadedModel:
     """Rebuilds a network from a run's folder, a .safetensors file, or the name of shipped weights.
 
     Args:
         source: see `shared_attn.runtime.weights.find_weights`.
         kind: "pointcloud.classifier" or "pointcloud.segmenter", where only that will do.
+        device: see `shared_attn.runtime.launch.choose_device`.
 
     Raises:
         ValueError, FileNotFoundError: no such weights, not a point network's, of another kind, or damaged.
     """
+    place = choose_device(device)
     path = find_weights(source)
     state, header = load_weights(path, kind)
     if header["kind"] not in MODELS:
@@ -68,7 +79,7 @@ def load_model(source: str | Path, kind: str | None = None) -> LoadedModel:
         raise ValueError(
             f"{path}: the weights do not fit their description ({' '.join(str(error).split())})"
         ) from error
-    return LoadedModel(network.eval().requires_grad_(False), header, path)
+    return LoadedModel(network.eval().requires_grad_(False).to(place), header, path)
 
 
 def model_keywords(config: Config, clouds: CloudSet) -> dict[str, Any]:
@@ -88,6 +99,7 @@ def model_keywords(config: Config, clouds: CloudSet) -> dict[str, Any]:
         "fuse_channels": config.fuse_channels,
         "head_channels": list(config.head_channels),
         "dropout": config.dropout,
+        "drop_path": config.drop_path,
     }
     if config.task == "classify":
         return {"num_classes": len(clouds.class_names), "pooling": config.pooling, **keywords}

@@ -1,17 +1,19 @@
-"""Pictures of clouds and confusions: PNG by matplotlib, self-contained HTML pages by plotly. z is up."""
+"""Pictures of clouds and confusions: PNG by matplotlib, self-contained HTML pages. z is up."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
+from pointcloud.viewer import View, save_views_html
 from shared_attn.runtime.figures import new_figure, save_figure
-from shared_attn.runtime.files import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Twenty colours that are told apart side by side (Tableau's), darker ones first; longer lists repeat them.
 COLOURS = (
@@ -80,38 +82,15 @@ def save_clouds_png(
     save_figure(figure, path)
 
 
-def save_cloud_html(cloud: Any, label: Any, names: Sequence[str], path: Path, *, title: str = "") -> None:
-    """One segmented cloud (N, 3) as an interactive page that needs no network; its legend switches parts on and off."""
-    save_clouds_html([cloud], [label], names, path, titles=[title])
-
-
 def save_clouds_html(
     clouds: Sequence[Any], labels: Sequence[Any], names: Sequence[str], path: Path, *, titles: Sequence[str]
 ) -> None:
-    """Several segmented clouds, each in a scene of its own, in one interactive page that needs no network."""
-    from plotly import graph_objects
-    from plotly.subplots import make_subplots
-
-    colours = [_hexadecimal(colour) for colour in part_colours(names)]
-    columns = min(3, len(clouds))
-    rows = math.ceil(len(clouds) / columns)
-    specs = [[{"type": "scene"}] * columns] * rows
-    figure = make_subplots(rows, columns, specs=specs, subplot_titles=list(titles), vertical_spacing=0.04)
-    for place, (cloud, label) in enumerate(zip(clouds, labels, strict=True)):
-        points, part = np.asarray(cloud, dtype=float).round(4), np.asarray(label).astype(int)
-        for number in np.unique(part):
-            x, y, z = points[part == number].T
-            trace = graph_objects.Scatter3d(x=x, y=y, z=z, mode="markers", name=_short(names[number]), hoverinfo="name")
-            trace.marker = {"size": 2.5, "color": colours[number]}
-            trace.legendgroup, trace.legendgrouptitle = str(place), {"text": titles[place]}
-            figure.add_trace(trace, row=place // columns + 1, col=place % columns + 1)
-    hidden = {"visible": False}
-    figure.update_scenes(aspectmode="data", xaxis=hidden, yaxis=hidden, zaxis=hidden)
-    figure.update_layout(
-        height=max(600, 420 * rows), margin={"l": 0, "r": 0, "t": 40, "b": 0}, legend={"itemsizing": "constant"}
-    )
-    with atomic_write(path, "w") as file:
-        file.write(figure.to_html(include_plotlyjs="inline", full_html=True))
+    """Several segmented clouds (N, 3), each in a view of its own, in one interactive page that needs no network."""
+    views = [
+        View(np.asarray(cloud, dtype=float), np.asarray(label).astype(int), title)
+        for cloud, label, title in zip(clouds, labels, titles, strict=True)
+    ]
+    save_views_html(views, names, part_colours(names), path)
 
 
 def part_colours(names: Sequence[str]) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""Answers about users' files: what a mesh or a cloud shows, and which parts it has. All sampling is seeded.
+"""What users' meshes and clouds show, by a classifier: one file, or many in a stream. All sampling is seeded.
 
-N points, K classes, S parts.
+B clouds, N points, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +16,28 @@ import torch
 from torch import Tensor
 
 from pointcloud.clouds import normalise
-from pointcloud.evaluation import takes_category
 from pointcloud.meshes import Shape, read_shape
 from pointcloud.models import LoadedModel
+from pointcloud.streaming import map_in_order
+from pointcloud.user_files import UserFile
 
 SAMPLINGS = 8  # samplings of a shape whose answers are averaged
+FILES_AT_ONCE = 32  # through the network on a GPU; a CPU is as fast with one
+Axis = Literal["z", "y"]
 Up = Literal["z", "y", "auto"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a file is taken for: its five likeliest classes, the likeliest first, and the axis taken to be up."""
+
+    file: str
+    top: list[dict[str, Any]]
+    up: Axis
+
+    def as_dict(self) -> dict[str, Any]:
+        """{"file", "class", "probability", "top5": [{"class", "probability"}]}."""
+        return {"file": self.file, **self.top[0], "top5": self.top}
 
 
 def classify_file(model: LoadedModel, path: str | Path, *, up: Up = "z", samplings: int = SAMPLINGS) -> dict[str, Any]:
@@ -29,130 +47,90 @@ def classify_file(model: LoadedModel, path: str | Path, *, up: Up = "z", samplin
     unit sphere around its centroid, as the training clouds are.
 
     Args:
-        up: which of the file's axes is up; "auto" tries z and y and keeps the one the network is surer of.
+        up: which of the file's axes is up; "auto": see `possible_axes`; of two the one the network is surer of.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, naming the file and what is wrong with it.
     """
-    shape = read_shape(path, "y" if up == "y" else "z")
-    probabilities = _class_probabilities(model, shape, samplings)
-    if up == "auto":
-        turned = _class_probabilities(model, shape.turned(), samplings)
-        probabilities = turned if turned.max() > probabilities.max() else probabilities
-    best = probabilities.topk(min(5, len(probabilities)))
+    _, answer = next(classify_files(model, [UserFile(Path(path))], up=up, samplings=samplings))
+    if isinstance(answer, Exception):
+        raise answer
+    return answer.as_dict()
+
+
+def classify_files(
+    model: LoadedModel,
+    files: Iterable[UserFile],
+    *,
+    up: Up = "z",
+    samplings: int = SAMPLINGS,
+    pool: ThreadPoolExecutor | None = None,
+) -> Iterator[tuple[UserFile, Answer | ValueError | OSError]]:
+    """`classify_file` over many files, in their order; one that cannot be read has its error as its answer.
+
+    The answers do not depend on how many files there are. Given a pool, its threads read the next files while the
+    network is at work; memory does not grow with the number of files.
+    """
+
+    def prepare(file: UserFile) -> list[np.ndarray]:
+        shape = read_user_file(file)
+        return [sample_clouds(shape, axis, model.num_points, samplings)[1] for axis in possible_axes(file.path, up)]
+
+    at_once = FILES_AT_ONCE if model.device.type == "cuda" else 1
+    prepared = map_in_order(prepare, files, pool=pool, ahead=max(4, 2 * at_once), weigh=lambda file: file.size)
+    for batch in _batches(prepared, at_once):
+        clouds = [cloud for _, poses in batch if not isinstance(poses, Exception) for cloud in poses]
+        logits = model(torch.from_numpy(np.concatenate(clouds))) if clouds else torch.empty(0)
+        probabilities = iter(logits.double().softmax(-1).unflatten(0, (-1, samplings)).mean(1) if clouds else ())
+        for file, poses in batch:
+            if isinstance(poses, (ValueError, OSError)):
+                yield file, poses
+            else:
+                yield file, _answer(model, file.path, up, [next(probabilities) for _ in poses])
+
+
+def possible_axes(path: Path, up: Up) -> tuple[Axis, ...]:
+    """The axes to try: the one that is told; for "auto" y where the format says so (glTF), else z and then y."""
+    if up != "auto":
+        return (up,)
+    return ("y",) if path.suffix.lower() in (".glb", ".gltf") else ("z", "y")
+
+
+def read_user_file(file: UserFile) -> Shape:
+    """`read_shape`, as the file has it; a mistake of the command line or too little memory is the file's error too."""
+    if file.mistake:
+        raise ValueError(file.mistake)
+    try:
+        return read_shape(file.path)
+    except MemoryError as error:
+        raise ValueError(f"{file.path}: {file.size / 1e9:.1f} GB, too large for this machine's memory") from error
+
+
+def sample_clouds(shape: Shape, axis: Axis, count: int, samplings: int) -> tuple[np.ndarray, np.ndarray]:
+    """Seeded samples of a shape: (B, N, 3) in its own coordinates, and as the network wants them, float32: with that
+    axis up, in the unit sphere."""
+    places = np.stack([shape.sample(count, seed) for seed in range(samplings)])
+    clouds = np.stack([normalise(place if axis == "z" else Shape(place, None).turned().points) for place in places])
+    return places, clouds.astype(np.float32)
+
+
+def _answer(model: LoadedModel, path: Path, up: Up, poses: Sequence[Tensor]) -> Answer:
+    """From the class probabilities (K,) of each pose; of equally sure ones the first counts."""
+    surest = max(range(len(poses)), key=lambda pose: float(poses[pose].max()))
+    best = poses[surest].topk(min(5, len(poses[surest])))
     top = [
         {"class": model.class_names[number], "probability": round(value, 6)}
         for value, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-    return {"file": str(path), **top[0], "top5": top}
+    return Answer(str(path), top, possible_axes(path, up)[surest])
 
 
-def _class_probabilities(model: LoadedModel, shape: Shape, samplings: int) -> Tensor:
-    """(K,) float64."""
-    clouds = [normalise(shape.sample(model.num_points, seed)) for seed in range(samplings)]
-    return model(torch.from_numpy(np.stack(clouds)).float()).double().softmax(-1).mean(0)
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A segmented file: points (N, 3) as in the file (turned to z up) with their parts (N,), and for a mesh the part of
-    each face; `category` is the class whose parts they are, None where the network knows none."""
-
-    shape: Shape
-    points: np.ndarray
-    parts: np.ndarray
-    face_parts: np.ndarray | None
-    category: str | None
-
-
-def segment_file(
-    model: LoadedModel,
-    path: str | Path,
-    *,
-    category: str | None = None,
-    up: Literal["z", "y"] = "z",
-    samplings: int = 4,
-) -> Segmentation:
-    """The parts of a mesh or cloud.
-
-    Seeded samplings of the shape are segmented; every point of a cloud and every face of a mesh (by its centroid) takes
-    the part of the sampled point nearest to it. `points` are a cloud's own, or a mesh's samples.
-
-    Args:
-        category: one of the model's classes. Where it is not given, every class is tried, and the one kept whose own
-            parts get the highest probability, averaged over the points.
-
-    Raises:
-        ValueError, FileNotFoundError: a file that cannot be read, an unknown category, or one for a network without.
-    """
-    shape = read_shape(path, up)
-    samples = [shape.sample(model.num_points, seed) for seed in range(samplings)]
-    clouds = torch.from_numpy(np.stack([normalise(sample) for sample in samples])).float()
-    if takes_category(model.network):
-        number = _choose_category(model, clouds[:1]) if category is None else _find_category(model, category)
-        logits = model(clouds, torch.full((samplings,), number))  # (samplings, N, S)
-        start, count = model.header["class_part_start"][number], model.header["class_part_count"][number]
-        sampled_parts = logits[..., start : start + count].argmax(-1) + start
-        category = model.class_names[number]
-    elif category is not None:
-        raise ValueError(f"--category {category}: these weights were trained without categories")
-    else:
-        sampled_parts = model(clouds).argmax(-1)
-    places, parts = np.concatenate(samples), sampled_parts.flatten().numpy()
-    if shape.faces is None:
-        return Segmentation(shape, shape.points, _nearest(places, parts, shape.points), None, category)
-    centroids = shape.points[shape.faces].mean(1)
-    return Segmentation(shape, places, parts, _nearest(places, parts, centroids), category)
-
-
-def _choose_category(model: LoadedModel, cloud: Tensor) -> int:
-    """The category whose own parts have the largest probability in the mean over the points of a cloud (1, N, 3)."""
-    likelihoods = []
-    for number, (start, count) in enumerate(
-        zip(model.header["class_part_start"], model.header["class_part_count"], strict=True)
-    ):
-        probabilities = model(cloud, torch.tensor([number])).softmax(-1)
-        likelihoods.append(float(probabilities[..., start : start + count].amax(-1).mean()))
-    return int(np.argmax(likelihoods))
-
-
-def _find_category(model: LoadedModel, category: str) -> int:
-    lowered = [name.lower() for name in model.class_names]
-    if category.lower() not in lowered:
-        raise ValueError(f"--category {category}: expected one of {', '.join(model.class_names)}")
-    return lowered.index(category.lower())
-
-
-def _nearest(places: np.ndarray, parts: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    from scipy.spatial import cKDTree
-
-    return parts[cKDTree(places).query(queries)[1]]
-
-
-def save_segmentation(model: LoadedModel, result: Segmentation, stem: Path) -> list[Path]:
-    """Writes stem.ply (the whole shape, coloured), stem.png and stem.html (its points, with a legend of the parts)."""
-    import trimesh
-
-    from pointcloud.pictures import part_colours, save_cloud_html, save_clouds_png
-    from shared_attn.runtime.files import atomic_write
-
-    names = model.header["part_names"]
-    colours = part_colours(names)
-    if result.face_parts is None:
-        coloured: Any = trimesh.PointCloud(result.points, colors=colours[result.parts])
-    else:
-        mesh = result.shape
-        coloured = trimesh.Trimesh(mesh.points, mesh.faces, face_colors=colours[result.face_parts], process=False)
-    paths = [stem.with_name(stem.name + ending) for ending in (".ply", ".png", ".html")]
-    with atomic_write(paths[0]) as file:
-        file.write(coloured.export(file_type="ply"))
-    title = stem.name if result.category is None else f"{stem.name}: {result.category}"
-    save_clouds_png([result.points], [result.parts], names, paths[1], titles=[title])
-    save_cloud_html(result.points, result.parts, names, paths[2], title=title)
-    return paths
-
-
-def describe_parts(model: LoadedModel, result: Segmentation) -> str:
-    """The category and the share of the points in each part, largest first."""
-    counts = np.bincount(result.parts, minlength=len(model.header["part_names"]))
-    order = [number for number in counts.argsort()[::-1] if counts[number]]
-    names = [model.header["part_names"][number].rpartition("/")[2] for number in order]
-    shares = ", ".join(f"{name} {counts[number] / counts.sum():.0%}" for name, number in zip(names, order, strict=True))
-    return shares if result.category is None else f"{result.category}: {shares}"
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

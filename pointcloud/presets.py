@@ -21,7 +21,8 @@ class Config:
     task: Literal["classify", "segment"] = "classify"
     """classify: one label a cloud; segment: one part label a point."""
     data: str = "shapes"
-    """Where the clouds are: shapes (built in), a folder of .npz files or of CLASS/train/*.off, or one .npz file."""
+    """Where the clouds are: shapes (built in), a folder of .npz files, one .npz file, or the folder or zip of a public
+    release: ModelNet's meshes, HDF5 or text clouds, ShapeNet-Part's text or HDF5."""
     dataset: str = "shapes"
     """Which data set of that folder: the beginning of its files' names, e.g. modelnet40 or lpsb."""
     out: Path = Path("runs/pointcloud")
@@ -73,6 +74,8 @@ class Config:
     """Widths of the head's hidden layers."""
     dropout: float = 0.5
     """In the head."""
+    drop_path: float = 0.0
+    """Probability that a training cloud skips the last attention layer; it grows linearly over the layers."""
     categories: bool = True
     """Segmenter only: the shape's category is an input."""
 
@@ -112,6 +115,14 @@ class Config:
     """Largest shift along each axis."""
     jitter: float = 0.0
     """Standard deviation of the noise on each coordinate."""
+    point_mix: Literal["none", "cutmix_k", "cutmix_r", "rsmix"] = "none"
+    """Classifier only: mix a part of another training cloud in. cutmix_k: a point's neighbours become their partners
+    in the other cloud (PointCutMix-K); cutmix_r: random points do (PointCutMix-R); rsmix: a rigid piece of the other
+    cloud takes a piece's place (RSMix)."""
+    mix_probability: float = 0.5
+    """Share of the training clouds that are mixed."""
+    mix_beta: float = 1.0
+    """The mixed share of points follows Beta(b, b) with this b."""
 
 
 # Field -> least value, greatest value. Shares end just below 1.
@@ -121,9 +132,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("evaluate_points", "norm_clouds", "stem_layers", "seed"), (0, math.inf)),
     **dict.fromkeys(("learning_rate", "final_learning_rate", "weight_decay"), (0, sys.float_info.max)),
     **dict.fromkeys(("warmup_epochs", "gradient_clip", "average_epochs"), (0, sys.float_info.max)),
-    **dict.fromkeys(("validation", "dropout", "label_smoothing", "point_dropout"), (0, _BELOW_ONE)),
+    **dict.fromkeys(("validation", "dropout", "drop_path", "label_smoothing", "point_dropout"), (0, _BELOW_ONE)),
     **dict.fromkeys(("rotation", "tilt"), (0, 180)),
     **dict.fromkeys(("shift", "jitter"), (0, 100)),
+    "mix_probability": (0, 1),
+    "mix_beta": (0.01, 100),
     "batch_size": (2, math.inf),
     "fuse_channels": (1, math.inf),
 }
@@ -159,6 +172,8 @@ def check_config(config: Config) -> None:
 def _check_segmenter(config: Config) -> None:
     if len(config.head_channels) != 2:
         raise ValueError(f"--head-channels {_words(config.head_channels)}: the segmenter's head has two widths")
+    if config.point_mix != "none":
+        raise ValueError(f"--point-mix {config.point_mix}: the flag is the classifier's; a mixed cloud has no category")
     if config.pooling != "max":
         raise ValueError(f"--pooling {config.pooling}: the segmenter always has both; the flag is the classifier's")
     if config.num_centres:

@@ -85,7 +85,7 @@ def finish(
         seeds=[config.seed],
         metrics=metrics,
         parameters=count_parameters(network.requires_grad_(True)),
-        multiply_adds=count_cost(config, network),
+        multiply_adds=count_cost(network, config.evaluate_points or config.num_points),
         seconds=progress.seconds,
         device=train_set.label.device.type,
         curves={name: [[line["shown"], line[name]] for line in lines if name in line] for name in names},
@@ -95,10 +95,10 @@ def finish(
 
 
 @torch.no_grad()
-def count_cost(config: Config, network: nn.Module) -> int:
-    """Multiply-adds of one cloud's forward."""
+def count_cost(network: nn.Module, num_points: int) -> int:
+    """Multiply-adds of the forward of one cloud of so many points."""
     device = next(network.parameters()).device
-    points = torch.rand(1, config.evaluate_points or config.num_points, 3, device=device)
+    points = torch.rand(1, num_points, 3, device=device)
     category = (torch.zeros(1, dtype=torch.long, device=device),) if takes_category(network) else ()
     return count_multiply_adds(network.eval(), points, *category)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointcloud.encoder import PointEncoder
+from pointcloud.graph_batches import Graphs, segment_graphs
 from pointcloud.layers import LBR
 
 # The two encoders of the papers: on all points without neighbour embedding, or both embeddings at all points.
@@ -24,6 +25,9 @@ class PartSegmenter(nn.Module):
     Each point's feature is concatenated with the maximum and mean over the cloud and the embedded category; the
     repeated global part goes through its share of the first map once a cloud instead of once a point (the same
     function).
+
+    A torch_geometric `Data` or `Batch` is taken too, with its `category` where none is given, and gives a row for each
+    of its points, (T, num_parts); its clouds may differ in size in evaluation mode, see graph_batches.py.
 
     Args:
         num_parts: parts of all categories together.
@@ -56,7 +60,11 @@ class PartSegmenter(nn.Module):
         self.second = LBR(*head_channels, bias=True)
         self.logits = nn.Linear(head_channels[1], num_parts)
 
-    def forward(self, points: Tensor, category: Tensor | None = None) -> Tensor:
+    def forward(self, points: Tensor | Graphs, category: Tensor | None = None) -> Tensor:
+        if not isinstance(points, Tensor):
+            if category is None and self.category is not None:
+                category = getattr(points, "category", None)
+            return segment_graphs(self, points, category)
         if (category is None) != (self.category is None):
             raise TypeError("PartSegmenter: categories are given exactly when the model was made with num_categories")
         x = self.encoder(points)  # (B, N, C)

@@ -7,36 +7,39 @@ so a run resumed from a checkpoint repeats the uninterrupted one bit for bit.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pointcloud.augmentation import Augmentation, draw_clouds
 from pointcloud.averaging import WeightAverage, estimate_norms
 from pointcloud.clouds import CloudSet
 from pointcloud.compilation import compile_network
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.evaluation import takes_category
 from pointcloud.host_memory import keep_freed_memory
-from pointcloud.losses import smoothed_cross_entropy
+from pointcloud.losses import right_share, smoothed_cross_entropy
 from pointcloud.models import create_model
 from pointcloud.presets import FREE_FIELDS, Config, check_config
 from pointcloud.reporting import assess, finish, show_progress
+from pointcloud.steps import StepSource
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.progress import Progress
 from shared_attn.runtime.run_folder import open_run
-from shared_attn.runtime.seeding import create_generator, seed_step
+from shared_attn.runtime.seeding import seed_step
 
 
-def train(config: Config) -> dict[str, float]:
+def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> dict[str, float]:
     """Trains a classifier or a part segmenter as `config` says, or goes on with the run that lies in `config.out`.
 
     The result is the averaged weights after the last epoch; the test split is read once, for them. Writes checkpoints,
     `metrics.jsonl`, TensorBoard events, `weights.safetensors`, figures and `record.json` into `config.out`.
+
+    Args:
+        train_data, test_data: the clouds themselves, instead of what `config.data` names: a CloudSet, a torch_geometric
+            data set, or a list of its `Data` (`pointcloud.graphs.clouds_from_graphs`).
 
     Returns:
         The metrics on the test split.
@@ -49,10 +52,7 @@ def train(config: Config) -> dict[str, float]:
     keep_freed_memory()
     fabric = create_fabric(config.device, config.precision)
     device, B = fabric.device, config.batch_size
-    train_set = load_split(config.data, config.dataset, "train")
-    test_set = load_split(config.data, config.dataset, "test")
-    train_set, validation_set = split_validation(train_set, config.validation, config.seed)
-    check_data(config, train_set, test_set)
+    train_set, validation_set, test_set = _load_sets(config, train_data, test_data)
     seed_step(config.seed, "initialisation")
     network = create_model(config, train_set).to(device)
     open_run(config.out, config, fresh=config.fresh, free=FREE_FIELDS)
@@ -64,30 +64,7 @@ def train(config: Config) -> dict[str, float]:
     if config.compile:
         compile_network(network, device)
     model, optimizer = fabric.setup(network, create_optimizer(config, network))
-    options = Augmentation(
-        config.num_points,
-        config.point_dropout,
-        config.rotation,
-        config.tilt,
-        config.scale,
-        config.shift,
-        config.jitter,
-    )
-
-    def draw(shown: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The network's inputs and the targets of the step that begins after `shown` clouds."""
-        items, epochs = items_at(shown, B, D, config.seed)
-        items, epochs = (place.to(device, non_blocking=True) for place in (items, epochs))
-        points, index = draw_clouds(
-            train_set.points, items, epochs, unit=train_set.unit, seed=config.seed, options=options
-        )
-        label = train_set.label[items]
-        inputs = (points, label) if takes_category(network) else (points,)
-        if config.task == "classify":
-            return inputs, label
-        assert train_set.part_label is not None
-        return inputs, train_set.part_label[items].gather(1, index)
-
+    source = StepSource(config, train_set, takes_category(network))
     parts = {"network": network, "average": average.model, "optimizer": optimizer}
     shown, tally = restore(config, parts, fingerprint)
     # Nothing in the loop waits for the device: sums stay there, and what it computed is looked at once an epoch.
@@ -98,7 +75,7 @@ def train(config: Config) -> dict[str, float]:
             seed_step(config.seed, "step", shown)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(shown / D, config)
-            inputs, target = draw(shown)
+            inputs, target = source.draw(shown)
             model.train()
             logits = model(*inputs)
             loss = smoothed_cross_entropy(logits, target, config.label_smoothing)
@@ -111,7 +88,7 @@ def train(config: Config) -> dict[str, float]:
             before, shown = shown, shown + B
             average.update(network, shown, B)
 
-            right = (logits.detach().argmax(-1) == target).double().mean()
+            right = right_share(logits.detach(), target).double().mean()
             tally += torch.stack([loss.detach().double(), right, torch.ones_like(right)])
             progress.advance(B)
             epoch_ended = before // D != shown // D
@@ -132,8 +109,19 @@ def train(config: Config) -> dict[str, float]:
         if config.norm_clouds:
             seed_step(config.seed, "norms")
             batches = math.ceil(config.norm_clouds / B)
-            estimate_norms(average.model, (draw(shown + B * batch)[0] for batch in range(batches)))
+            estimate_norms(average.model, (source.draw(shown + B * batch, mixed=False)[0] for batch in range(batches)))
         return finish(config, average.model, train_set, validation_set, test_set.to(device), progress)
+
+
+def _load_sets(config: Config, train_data: Any, test_data: Any) -> tuple[CloudSet, CloudSet | None, CloudSet]:
+    """The training, validation and test clouds: those given, or what `config.data` names."""
+    if (train_data is None) != (test_data is None):
+        raise ValueError("train_data and test_data: expected both or neither")
+    train_set = load_split(config.data if train_data is None else train_data, config.dataset, "train")
+    test_set = load_split(config.data if test_data is None else test_data, config.dataset, "test")
+    train_set, validation_set = split_validation(train_set, config.validation, config.seed)
+    check_data(config, train_set, test_set)
+    return train_set, validation_set, test_set
 
 
 def restore(config: Config, parts: dict[str, Any], fingerprint: int) -> tuple[int, Tensor]:
@@ -186,19 +174,6 @@ def learning_rate(epoch: float, config: Config) -> float:
     part = min((epoch - config.warmup_epochs) / max(config.epochs - config.warmup_epochs, 1e-9), 1.0)
     low, high = config.final_learning_rate, config.learning_rate
     return low + (high - low) * 0.5 * (1 + math.cos(math.pi * part))
-
-
-def items_at(shown: int, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Items (count,) and epochs (count,) of the step after `shown` clouds: random orders of all items, end to end."""
-    position = torch.arange(shown, shown + count)
-    epochs, places = position // size, position % size
-    items = [_order(size, int(epoch), seed)[places[epochs == epoch]] for epoch in epochs.unique()]
-    return torch.cat(items), epochs
-
-
-@lru_cache(maxsize=4)
-def _order(size: int, epoch: int, seed: int) -> Tensor:
-    return torch.randperm(size, generator=create_generator(seed, "order", epoch))
 
 
 def check_data(config: Config, train_set: CloudSet, test_set: CloudSet) -> None:

@@ -2,56 +2,61 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from command_line import parse, run
+from command_line import check_positive, parse, quick_imports, run
 
 
 @dataclass(frozen=True)
 class Options:
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Meshes or clouds: .off .obj .ply .stl .glb .gltf, .xyz .txt .pts .csv, .npy."""
+    files: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Files, folders (searched to any depth) or patterns. Meshes or clouds: .off .obj .ply .stl .glb .gltf, .xyz .txt
+    .pts .csv, .npy."""
     weights: str = "eat-small-modelnet40"
     """A run's folder, a .safetensors file, or the name of shipped weights."""
     up: Literal["z", "y", "auto"] = "z"
-    """Which axis of the files is up (ModelNet's is z); auto tries z and y and keeps the surer answer."""
+    """Which axis of the files is up (ModelNet's is z); auto: y for glTF, else z or y by the surer answer."""
+    samplings: int = 8
+    """Seeded samplings of each shape whose answers are averaged."""
     json: bool = False
-    """Print one JSON list instead of text."""
+    """Print one JSON list instead of a table."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs."""
 
 
 def main() -> None:
     options = parse(Options, description=__doc__ or "")
     if not options.files:
         raise ValueError("no files given; expected meshes or clouds")
-    from pointcloud.models import CLASSIFIER, load_model
-    from pointcloud.prediction import classify_file
+    check_positive(options, "samplings")
+    with quick_imports():
+        from pointcloud.answers import Answers, tell_axes
+        from pointcloud.models import CLASSIFIER, load_model
+        from pointcloud.prediction import classify_files
+        from pointcloud.streaming import thread_pool
+        from pointcloud.user_files import find_files
 
-    model = load_model(options.weights, CLASSIFIER)
-    answers = []
-    for file in options.files:
-        try:
-            answers.append(classify_file(model, file, up=options.up))
-        except (ValueError, OSError) as error:
-            answers.append({"file": str(file), "error": " ".join(str(error).split())})
-        if not options.json:
-            show(answers[-1])
-    if options.json:
-        print(json.dumps(answers, indent=2))
-    if any("error" in answer for answer in answers):
+    model = load_model(options.weights, CLASSIFIER, device=options.device)
+    files, chosen = find_files(options.files), []
+    automatic = options.up == "auto"
+    widest = max(map(len, model.class_names))
+    columns = {"class": widest, "probability": 11, **({"up": 2} if automatic else {}), "next": 0}
+    with thread_pool(len(files)) as pool, Answers(files, columns, as_json=options.json) as answers:
+        for file, answer in classify_files(model, files, up=options.up, samplings=options.samplings, pool=pool):
+            if isinstance(answer, Exception):
+                answers.skip(file, answer)
+                continue
+            chosen.append((answer.file, answer.up))
+            first, *others = [(str(top["class"]), f"{top['probability']:.1%}") for top in answer.top]
+            cells = [*first, *([answer.up] if automatic else []), ", ".join(" ".join(other) for other in others)]
+            answers.row(file, cells, answer.as_dict())
+    if automatic and options.json:
+        print(tell_axes(chosen), file=sys.stderr)
+    if answers.skipped:
         raise SystemExit(2)
-
-
-def show(answer: dict) -> None:
-    if "error" in answer:
-        print(f"error: {answer['error']}", file=sys.stderr)
-        return
-    others = ", ".join(f"{other['class']} {other['probability']:.1%}" for other in answer["top5"][1:])
-    print(f"{answer['file']}: {answer['class']} {answer['probability']:.1%}   ({others})")
 
 
 if __name__ == "__main__":

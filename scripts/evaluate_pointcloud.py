@@ -25,41 +25,51 @@ class Options:
     num_points: int = 0
     """Points of each cloud; 0: as many as in training."""
     batch_size: int = 32
-    """Clouds at a time; the answers do not depend on it."""
+    """Clouds at a time; the answers do not depend on it, to the bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
+    corruptions: bool = False
+    """Also measure a classifier on ModelNet-C's seven corruptions at five levels (drawn anew), turned, and thinned."""
+    seed: int = 0
+    """Of the corruptions."""
     json: Path | None = None
     """Write the metrics to this file as one JSON object."""
+    record: Path | None = None
+    """Write a record of the measurement (command, hashes, machine, metrics) to this JSON file."""
+    figure: Path | None = None
+    """With --corruptions: draw the curves to this PNG; beside the file of --json unless given."""
     confusion: Path | None = None
     """Draw a classifier's confusion matrix to this PNG."""
 
 
 def main() -> None:
     options = parse(Options, description=__doc__ or "")
-    from pointcloud.evaluation import evaluate_file
+    if options.figure is not None and not options.corruptions:
+        raise ValueError(f"--figure {options.figure}: draws what --corruptions measures; give both")
+    outputs = ("json", "record", "figure", "confusion")
+    what = {name: value for name, value in vars(options).items() if name not in outputs}
+    from pointcloud.measurement import measure
 
-    result, confusion = evaluate_file(
-        options.weights,
-        options.data,
-        dataset=options.dataset,
-        split=options.split,
-        votes=options.votes,
-        num_points=options.num_points,
-        batch_size=options.batch_size,
-        device=options.device,
-    )
+    found = measure(**what)
+    print("\n".join(f"{name} {value:.4f}" for name, value in found.result["metrics"].items()))
     if options.confusion is not None:
         from pointcloud.pictures import save_confusion_matrix
 
-        if confusion is None:
+        if found.confusion is None:
             raise ValueError(f"--confusion {options.confusion}: only a classifier has one")
-        save_confusion_matrix(confusion, result["class_names"], options.confusion)
+        save_confusion_matrix(found.confusion, found.result["class_names"], options.confusion)
     if options.json is not None:
         from shared_attn.runtime.files import atomic_write
 
         with atomic_write(options.json, "w") as file:
-            json.dump(result, file, indent=2)
-    print("\n".join(f"{name} {value:.4f}" for name, value in result["metrics"].items()))
+            json.dump(found.result, file, indent=2)
+    if options.record is not None:
+        found.write_record(options.record, config=what)
+    figure = options.figure or (options.json and options.json.with_suffix(".png"))
+    if options.corruptions and figure:
+        from pointcloud.robustness_pictures import save_robustness
+
+        save_robustness(found.result["robustness"], figure, title=f"{options.weights} on {found.result['data']}")
 
 
 if __name__ == "__main__":

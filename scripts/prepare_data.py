@@ -7,19 +7,25 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from command_line import parse, run
+from command_line import check_positive, parse, run
 
 
 @dataclass(frozen=True)
 class Options:
-    name: Annotated[Literal["modelnet40", "modelnet10"], tyro.conf.Positional]
+    name: Annotated[Literal["modelnet40", "modelnet10", "shapenetpart"], tyro.conf.Positional]
     """The data set."""
     out: Path = Path("data")
-    """Folder of the .npz files. A ModelNet40.zip or an unpacked ModelNet40 in it is converted instead of downloaded."""
+    """Folder of the .npz files. An archive (ModelNet40.zip ...) or its unpacked folder that lies in it is converted
+    instead of downloaded; a download that broke off goes on."""
+    release: Literal["auto", "off", "hdf5", "text"] = "auto"
+    """Which publication of the data set: off (ModelNet's meshes), hdf5 (2,048 points a shape), text
+    (modelnet40_normal_resampled, or ShapeNet-Part with normals). auto: what lies in the folder, else off or text."""
     num_points: int = 2048
-    """Points sampled on each mesh."""
+    """Points of each shape."""
     seed: int = 0
     """Of the sampling."""
+    workers: int = 0
+    """Processes that convert; 0: one a core. The result does not depend on it."""
     url: str | None = None
     """Another address of the archive."""
     sha256: str | None = None
@@ -28,15 +34,18 @@ class Options:
 
 def main() -> None:
     options = parse(Options, description=__doc__ or "")
-    if options.num_points < 1:
-        raise ValueError(f"--num-points {options.num_points}: expected at least 1")
-    from pointcloud.modelnet import prepare_modelnet
+    check_positive(options, "num_points")
+    if options.workers < 0:
+        raise ValueError(f"--workers {options.workers}: expected at least 0")
+    from pointcloud.preparation import prepare
 
-    files = prepare_modelnet(
+    files = prepare(
         options.name,
         options.out,
+        release=options.release,
         num_points=options.num_points,
         seed=options.seed,
+        workers=options.workers,
         url=options.url,
         sha256=options.sha256,
     )

@@ -8,43 +8,64 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from command_line import parse, run
+from command_line import check_positive, parse, quick_imports, run
 
 
 @dataclass(frozen=True)
 class Options:
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Meshes or clouds: .off .obj .ply .stl .glb .gltf, .xyz .txt .pts .csv, .npy."""
+    files: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Files, folders (searched to any depth) or patterns. Meshes or clouds: .off .obj .ply .stl .glb .gltf, .xyz .txt
+    .pts .csv, .npy."""
     weights: str = "eat-shapes-parts"
     """A run's folder, a .safetensors file, or the name of shipped weights."""
     out: Path = Path("out")
-    """Folder of the pictures."""
+    """Folder of what is written; a folder's files keep their places in it."""
+    formats: tuple[Literal["ply", "png", "html"], ...] = ("ply", "png", "html")
+    """What is written of each file: all points and faces coloured, a picture, an interactive page."""
     category: str | None = None
     """The files' class; without it every class of the weights is tried and the likeliest kept."""
-    up: Literal["z", "y"] = "z"
-    """Which axis of the files is up."""
+    up: Literal["z", "y", "auto"] = "z"
+    """Which axis of the files is up; auto: y for glTF, else z or y by the surer answer."""
+    samplings: int = 4
+    """Seeded samplings of each shape; its points take the parts of the nearest sampled ones."""
+    json: bool = False
+    """Print one JSON list instead of a table."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs."""
 
 
 def main() -> None:
     options = parse(Options, description=__doc__ or "")
     if not options.files:
         raise ValueError("no files given; expected meshes or clouds")
-    from pointcloud.models import SEGMENTER, load_model
-    from pointcloud.prediction import describe_parts, save_segmentation, segment_file
+    check_positive(options, "samplings")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out}: a file; expected a folder")
+    with quick_imports():
+        from pointcloud.answers import Answers, tell_axes
+        from pointcloud.models import SEGMENTER, load_model
+        from pointcloud.segmentation import segment_files
+        from pointcloud.segmented_files import Writer
+        from pointcloud.streaming import thread_pool
+        from pointcloud.user_files import find_files
 
-    model, failed, used = load_model(options.weights, SEGMENTER), False, set()
-    for file in options.files:
-        try:
-            result = segment_file(model, file, category=options.category, up=options.up)
-        except (ValueError, OSError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            failed = True
-            continue
-        name = file.stem if file.stem not in used else f"{file.stem}-{len(used)}"
-        used.add(name)
-        paths = save_segmentation(model, result, options.out / name)
-        print(f"{file}: {describe_parts(model, result)} -> {' '.join(map(str, paths))}")
-    if failed:
+    model = load_model(options.weights, SEGMENTER, device=options.device)
+    files, chosen = find_files(options.files, leave_out=options.out), []
+    write = Writer(options.out, model.header["part_names"], options.formats, files)
+    columns = {"category": 12, **({"up": 2} if options.up == "auto" else {}), "parts": 40, "written": 0}
+    choice = {"category": options.category, "up": options.up, "samplings": options.samplings}
+    with thread_pool(len(files)) as pool, Answers(files, columns, as_json=options.json) as answers:
+        for file, done in segment_files(model, files, write, pool=pool, **choice):
+            if isinstance(done, Exception):
+                answers.skip(file, done)
+                continue
+            chosen.append((done.file, done.up))
+            shares = ", ".join(f"{part} {share:.0%}" for part, share in done.shares.items())
+            cells = [done.category or "-", *([done.up] if options.up == "auto" else []), shares]
+            answers.row(file, [*cells, " ".join(map(str, done.written))], done.as_dict())
+    if options.up == "auto" and options.json:
+        print(tell_axes(chosen), file=sys.stderr)
+    if answers.skipped:
         raise SystemExit(2)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 __all__ = ["LinearMap", "batched_product", "linear", "product", "use_products"]
 
-AVAILABLE: bool = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+AVAILABLE: bool = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 LEAST_WORK = 2**20
 """Multiply-adds under which calling is what costs."""
 
@@ -51,7 +51,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """F.linear, by `product` where LinearMap says so."""
     if not _trains(x, weight) or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
-    y: Tensor = _Product.apply(x.flatten(0, -2), weight)  # type: ignore[no-untyped-call]
+    y: Tensor = _Product.apply(x.flatten(0, -2), weight)
     y = y.view(*x.shape[:-1], -1)
     return y if bias is None else y + bias
 
@@ -60,7 +60,7 @@ def batched_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b for (B, P, C) and (B, C, D), each by `product` in a training step in float32 on a CPU."""
     if not _trains(a, b) or a[0].numel() * b.shape[2] < LEAST_WORK:
         return a @ b
-    y: Tensor = _BatchedProduct.apply(a, b)  # type: ignore[no-untyped-call]
+    y: Tensor = _BatchedProduct.apply(a, b)
     return y
 
 

@@ -41,7 +41,7 @@ def test_rows_hold_mean_and_deviation_best_first(tmp_path: Path) -> None:
     assert "attention" not in record["config"] and record["config"]["epochs"] == 2
     (loaded,) = results.load_records(tmp_path)
     text = results.detail_tables([loaded])
-    assert "| a | 0.6 ± 0.1414 | 2 | 10 | 20 |" in text
+    assert "| a | 0.6 ± 0.14 | 2 | 10 | 20 |" in text
     assert results.summary_table([loaded], {}).count("\n") == 2, "an ablation is no model of its own"
 
 

@@ -100,6 +100,8 @@ def test_script_writes_one_object(run_script: Callable[..., CompletedProcess[str
     assert "figures/bench.png" in text
     assert "| attention | forward | 64 x 1024 x 256 | 101 | 67 | unmeasured |" in text
     assert "reported G" in text
+    assert "| 64 tokens, 16 channels |" in text
+    assert all(f"\n| {name} |" in text for name in list_attentions())
     results.draw_scaling(record, tmp_path / "figure.png")
     assert results.was_drawn_from(tmp_path / "figure.png", results.fingerprint([record]))
 

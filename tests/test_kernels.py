@@ -28,6 +28,11 @@ EVERYTHING = {"gate", "mask", "relu", "residual"}
 EPILOGUES = [set(), {"mask"}, {"residual", "relu"}, {"residual", "gate"}, {"gate"}, {"relu", "mask"}, EVERYTHING]
 
 
+def _in_words(epilogue: set[str]) -> str:
+    """A test's name, the same in every process."""
+    return " and ".join(sorted(epilogue)) or "nothing"
+
+
 def _arguments(epilogue: set[str], dtype: torch.dtype = torch.float64, eps: float = 1e-3) -> list[Any]:
     """The operator's, on leaves that require gradients."""
     shapes = ((B, N, C), (S, C), (C, S), (S,), (C,), (1,))
@@ -51,7 +56,7 @@ def _leaves(arguments: list[Any]) -> list[Tensor]:
     return [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
 
 
-@pytest.mark.parametrize("epilogue", EPILOGUES, ids=str)
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids=_in_words)
 def test_operator_is_its_steps_to_the_second_derivative(epilogue: set[str]) -> None:
     arguments = _arguments(epilogue)
     leaves = _leaves(arguments)
@@ -65,7 +70,7 @@ def test_operator_is_its_steps_to_the_second_derivative(epilogue: set[str]) -> N
         torch.testing.assert_close(ours, expected.expand_as(ours), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("epilogue", [set(), EVERYTHING], ids=str)
+@pytest.mark.parametrize("epilogue", [set(), EVERYTHING], ids=_in_words)
 @pytest.mark.parametrize("slots_kept", [True, False])
 def test_operator_passes_pytorchs_checks(epilogue: set[str], slots_kept: bool) -> None:
     arguments = _arguments(epilogue, torch.float32)

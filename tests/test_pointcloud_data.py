@@ -15,7 +15,7 @@ from pointcloud.augmentation import Augmentation, draw_clouds, read_clouds
 from pointcloud.clouds import CloudSet, normalise, quantise, read_clouds_file
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.draws import normal, uniform
-from pointcloud.modelnet import prepare_modelnet
+from pointcloud.preparation import prepare
 from pointcloud.training import items_at
 
 EVERYTHING = Augmentation(24, 0.5, 180.0, 30.0, (2 / 3, 3 / 2), 0.2, 0.01)
@@ -275,7 +275,7 @@ def test_folders_of_meshes_are_sampled_and_normalised(tmp_path: Path, monkeypatc
     extent = points.amax(1) - points.amin(1)
     assert (extent[:3, 2] < extent[:3, 0]).all() and (extent[3:, 2] > extent[3:, 0]).all()
     assert torch.equal(clouds.points, load_split(str(tmp_path / "mine"), "", "train").points)
-    assert list((tmp_path / "cache").glob("off-mine-train*"))
+    assert list((tmp_path / "cache").glob("release-mine-train*"))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -286,7 +286,7 @@ def test_modelnet_is_converted_from_folder_or_zip(tmp_path: Path, packed: bool) 
             for path in (tmp_path / "ModelNet10").rglob("*.off"):
                 archive.write(path, path.relative_to(tmp_path))
         (tmp_path / "ModelNet10").rename(tmp_path / "elsewhere")
-    files = prepare_modelnet("modelnet10", tmp_path, num_points=64)
+    files = prepare("modelnet10", tmp_path, num_points=64)
     assert [file.name for file in files] == ["modelnet10_64_train.npz", "modelnet10_64_test.npz"]
     train, test = (load_split(str(tmp_path), "modelnet10", split) for split in ("train", "test"))
     assert (len(train), len(test), train.class_names) == (6, 4, ["flat", "tall"])
@@ -302,11 +302,11 @@ def test_downloads_are_checked_and_a_dead_link_says_what_to_do(tmp_path: Path) -
     with pytest.raises(
         ValueError, match="could not be downloaded .*put ModelNet10.zip, or its unpacked folder ModelNet10"
     ):
-        prepare_modelnet("modelnet10", out, url=f"{archive.as_uri()}.missing")
+        prepare("modelnet10", out, url=f"{archive.as_uri()}.missing")
     with pytest.raises(ValueError, match="its SHA-256 is .* expected 00"):
-        prepare_modelnet("modelnet10", out, url=archive.as_uri(), sha256="00")
+        prepare("modelnet10", out, url=archive.as_uri(), sha256="00")
     assert list(out.iterdir()) == []
-    assert len(prepare_modelnet("modelnet10", out, num_points=16, url=archive.as_uri())) == 2
+    assert len(prepare("modelnet10", out, num_points=16, url=archive.as_uri())) == 2
 
 
 def test_normalise_and_quantise() -> None:

@@ -6,64 +6,23 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from small_models import BOX_OFF, VERTICES, write_box, write_small_models
 
 from pointcloud.classifier import PointClassifier
 from pointcloud.meshes import read_shape
-from pointcloud.models import CLASSIFIER, SEGMENTER, load_model
-from pointcloud.pictures import part_colours
-from pointcloud.prediction import classify_file, segment_file
-from pointcloud.segmenter import PartSegmenter
+from pointcloud.models import CLASSIFIER, load_model
+from pointcloud.prediction import classify_file
 from shared_attn.runtime.weights import save_weights
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
-VERTICES = np.array([[x, y, z] for z in (0.0, 3.0) for y in (0.0, 2.0) for x in (0.0, 1.0)])
-QUADS = [(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)]
-FACES = np.array([t for a, b, c, d in QUADS for t in ((a, b, c), (a, c, d))])
-BOX_OFF = "\n".join(
-    ["8 12 0", *(" ".join(map(str, v)) for v in VERTICES), *(f"3 {a} {b} {c}" for a, b, c in FACES.tolist())]
-)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of a small classifier and of two small segmenters, with random weights."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    network: dict[str, Any] = {"attention": "external", "num_layers": 2, "fuse_channels": 24, "num_neighbours": 4}
-    small = {**network, "embed_channels": [8, 8], "neighbour_channels": [12, 16], "num_centres": [16, 8]}
-    classifier = {"num_classes": 6, "head_channels": [16, 12], **small}
-    header: dict[str, Any] = {"num_points": 64, "class_names": list("abcdef"), "data": {"name": "own"}}
-    state = PointClassifier(**classifier).state_dict()
-    save_weights(folder / "classifier.safetensors", state, {**header, "kind": CLASSIFIER, "model": classifier})
-    parts = {"part_names": [f"{c}/{p}" for c in "xy" for p in ("low", "high")], "class_names": ["x", "y"]}
-    parts |= {"class_part_start": [0, 2], "class_part_count": [2, 2]}
-    for name, categories in (("segmenter", 2), ("uncategorised", 0)):
-        model = {
-            "num_parts": 4,
-            "num_categories": categories,
-            "head_channels": [16, 12],
-            "embed_channels": [8, 16],
-            **network,
-        }
-        described = {**header, **parts, "kind": SEGMENTER, "model": model}
-        save_weights(folder / f"{name}.safetensors", PartSegmenter(**model).state_dict(), described)
-    return folder
-
-
-def write_box(path: Path) -> Path:
-    """The box 1 x 2 x 3 in any of the mesh formats."""
-    import trimesh
-
-    if path.suffix == ".off":
-        path.write_text("OFF\n" + BOX_OFF)
-    else:
-        trimesh.Trimesh(VERTICES, FACES, process=False).export(path)
-    return path
+    return write_small_models(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.mark.parametrize("suffix", [".off", ".obj", ".ply", ".stl", ".glb", ".OFF"])
@@ -220,7 +179,9 @@ def test_classify_json_goes_on_after_a_bad_file(tmp_path: Path, weights: Path, r
     assert [answer["file"] for answer in answers] == [str(bad), str(good), str(missing)]
     assert len(answers[1]["top5"]) == 5 and all(set(other) == {"class", "probability"} for other in answers[1]["top5"])
     done = run_script("classify.py", good, *arguments)
-    assert done.returncode == 0 and done.stdout.startswith(f"{good}: {answers[1]['class']} ")
+    header, row = done.stdout.splitlines()
+    assert done.returncode == 0 and header.split() == ["file", "class", "probability", "next"]
+    assert row.split()[:3] == [str(good), answers[1]["class"], f"{answers[1]['probability']:.1%}"]
 
 
 @pytest.mark.parametrize(
@@ -228,8 +189,11 @@ def test_classify_json_goes_on_after_a_bad_file(tmp_path: Path, weights: Path, r
     [
         ((), "no files given"),
         (("box.off", "--weights", "nothing-like-it"), "--weights nothing-like-it"),
+        (("box.off", "--weights", "eat-smal-modelnet40"), "did you mean eat-small-modelnet40?"),
         (("box.off", "--weigths", "a"), "--weights"),
         (("box.off", "--up", "x"), "up"),
+        (("box.off", "--samplings", "0"), "--samplings"),
+        (("box.off", "--device", "cuda"), "--device cuda"),
     ],
 )
 def test_mistakes_on_the_command_line(run_script: Script, arguments: tuple[str, ...], said: str) -> None:
@@ -246,66 +210,6 @@ def test_weights_of_another_kind_are_refused(weights: Path, tmp_path: Path) -> N
     save_weights(tmp_path / "a.safetensors", state, header)
     with pytest.raises(ValueError, match="do not fit their description"):
         load_model(tmp_path / "a.safetensors")
-
-
-def test_every_face_and_point_gets_the_part_of_its_nearest_sample(tmp_path: Path, weights: Path) -> None:
-    model = load_model(weights / "segmenter.safetensors")
-    mesh = segment_file(model, write_box(tmp_path / "box.off"), category="Y")
-    assert mesh.category == "y" and mesh.face_parts is not None and len(mesh.face_parts) == 12
-    assert set(mesh.parts) | set(mesh.face_parts) <= {2, 3}
-    centroids = VERTICES[FACES].mean(1)
-    for centroid, part in zip(centroids, mesh.face_parts, strict=True):
-        assert part == mesh.parts[np.linalg.norm(mesh.points - centroid, axis=1).argmin()]
-    np.save(tmp_path / "cloud.npy", np.random.default_rng(0).normal(size=(300, 3)))
-    cloud = segment_file(model, tmp_path / "cloud.npy")
-    assert cloud.face_parts is None and len(cloud.points) == len(cloud.parts) == 300
-    assert cloud.category in ("x", "y")
-    with pytest.raises(ValueError, match="--category z: expected one of x, y"):
-        segment_file(model, tmp_path / "cloud.npy", category="z")
-
-
-def test_the_category_is_the_one_whose_parts_are_likeliest(tmp_path: Path, weights: Path) -> None:
-    """A bias towards the parts of one category makes it the answer."""
-    np.save(tmp_path / "cloud.npy", np.random.default_rng(0).normal(size=(100, 3)))
-    for category, name in enumerate(("x", "y")):
-        model = load_model(weights / "segmenter.safetensors")
-        with torch.no_grad():
-            model.network.get_parameter("logits.bias")[2 * category : 2 * category + 2] += 20
-        assert segment_file(model, tmp_path / "cloud.npy").category == name
-
-
-def test_weights_without_categories(tmp_path: Path, weights: Path) -> None:
-    model = load_model(weights / "uncategorised.safetensors")
-    box = write_box(tmp_path / "box.off")
-    assert segment_file(model, box).category is None
-    with pytest.raises(ValueError, match="trained without categories"):
-        segment_file(model, box, category="x")
-
-
-def test_segment_writes_ply_png_and_page(tmp_path: Path, weights: Path, run_script: Script) -> None:
-    import trimesh
-
-    box, cloud, bad = write_box(tmp_path / "box.off"), tmp_path / "cloud.npy", tmp_path / "bad.off"
-    np.save(cloud, np.random.default_rng(0).normal(size=(300, 3)))
-    bad.write_text("no")
-    arguments = ("--weights", weights / "segmenter.safetensors", "--out", tmp_path / "out")
-    done = run_script("segment.py", box, bad, cloud, *arguments)
-    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "bad.off" in done.stderr
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {f"{stem}.{kind}" for stem in ("box", "cloud") for kind in ("ply", "png", "html")}
-    coloured = trimesh.load(tmp_path / "out" / "box.ply", process=False)
-    assert coloured.faces.shape == (12, 3) and len(np.unique(coloured.visual.face_colors, axis=0)) <= 2
-    assert trimesh.load(tmp_path / "out" / "cloud.ply").vertices.shape == (300, 3)
-    page = (tmp_path / "out" / "box.html").read_text(encoding="utf-8")
-    assert "Plotly.newPlot" in page and 'src="http' not in page and ("low" in page or "high" in page)
-    assert (tmp_path / "out" / "box.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_parts_of_a_class_are_told_apart_by_colour() -> None:
-    names = [f"{owner}/{part}" for owner in "ab" for part in range(20)]
-    colours = part_colours(names)
-    assert len(np.unique(colours[:20], axis=0)) == 20
-    assert np.array_equal(colours[:20], colours[20:])
 
 
 @pytest.mark.slow

@@ -109,6 +109,14 @@ def test_changed_configuration_is_refused(tmp_path: Path) -> None:
     assert read_config(tmp_path)["steps"] == 4 and load_checkpoint(tmp_path) is None
 
 
+def test_a_run_older_than_a_field_has_its_default(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"data": "shapes", "device": "auto"}')
+    with pytest.raises(ValueError, match="steps was 3, is 4"):
+        open_run(tmp_path, _Config(steps=4))
+    open_run(tmp_path, _Config())
+    assert read_config(tmp_path)["steps"] == 3
+
+
 def test_run_folder_refuses_a_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     with pytest.raises(ValueError, match="is a file"):

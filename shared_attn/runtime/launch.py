@@ -12,22 +12,32 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
+def choose_device(device: str) -> torch.device:
+    """The device of a name: "auto" (CUDA where there is one), "cpu" or "cuda".
+
+    Raises:
+        ValueError: An unknown device, or CUDA where there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device {device}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no usable CUDA device; expected auto or cpu")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def create_fabric(device: str, precision: str) -> Fabric:
     """A launched Fabric for one process.
 
     Args:
-        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        device: See :func:`choose_device`.
         precision: "fp32", or "bf16": bfloat16 autocast over float32 weights.
 
     Raises:
         ValueError: An unknown device or precision, or CUDA where there is none.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"--device {device}: expected auto, cpu or cuda")
+    accelerator = choose_device(device).type
     if precision not in PRECISIONS:
         raise ValueError(f"--precision {precision}: expected {' or '.join(PRECISIONS)}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this machine has no usable CUDA device; expected auto or cpu")
     import logging
 
     from lightning.fabric import Fabric
@@ -35,7 +45,6 @@ def create_fabric(device: str, precision: str) -> Fabric:
     # It announces the precision on standard error, where a mistake is to be the only line.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    accelerator = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     fabric = Fabric(accelerator=accelerator, devices=1, precision=PRECISIONS[precision])  # type: ignore[arg-type]
     fabric.launch()
     return fabric

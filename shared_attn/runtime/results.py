@@ -68,7 +68,7 @@ def detail_tables(records: Sequence[Record]) -> str:
             f"Data: {data.get('name', '?')}"
             + "".join(f"; {name} sha256 {str(digest)[:12]}" for name, digest in files.items())
             + (f"; split: {data['split']}" if "split" in data else "")
-            + f". Seeds {record['seeds']}, commit {record['commit'][:10]}, {record['date']}, {_machine(record)}, "
+            + f". Seeds {record['seeds']}, commit {_short(record['commit'])}, {record['date']}, {_machine(record)}, "
             f"{_duration(record['seconds'])}, torch {record['versions']['torch']}. "
             + (f"Parameters {_count(record['parameters'])}, " if record["parameters"] else "")
             + (f"multiply-adds {_count(record['multiply_adds'])}. " if record.get("multiply_adds") else "")
@@ -77,6 +77,11 @@ def detail_tables(records: Sequence[Record]) -> str:
             _values(record),
         ]
     return "\n".join(parts)
+
+
+def _short(commits: str) -> str:
+    """Commits, more than one in an ablation, by their first ten digits."""
+    return ", ".join(commit[:10] for commit in commits.split(", "))
 
 
 def _values(record: Record) -> str:
@@ -93,7 +98,7 @@ def _values(record: Record) -> str:
     if "kernels" in tables:
         table += "\n" + _kernel_table(tables["kernels"])
     if "variants" in tables:
-        table += f"\n![Cost of attention]({scaling_figure(record)})\n"
+        table += f"\n{_variant_table(tables['variants'])}\n![Cost of attention]({scaling_figure(record)})\n"
     return table
 
 
@@ -104,7 +109,7 @@ def _ablation_table(record: Record) -> str:
     for row in record["table"]:
         cells = []
         for metric in metrics:
-            spread = "" if row[metric]["std"] is None else f" ± {_number(row[metric]['std'])}"
+            spread = "" if row[metric]["std"] is None else f" ± {row[metric]['std']:.2g}"
             cells.append(_number(row[metric]["mean"]) + spread)
         name, seeds = row[record["varied"]], str(len(row["seeds"]))
         rows.append([name, *cells, seeds, _count(row["parameters"]), _count(row["multiply_adds"])])
@@ -127,6 +132,22 @@ def _head_to_head_table(rows: Sequence[Mapping[str, Any]]) -> str:
                 "" if difference is None else f"{difference:.0e}",
             ]
         )
+    return _markdown(head, cells)
+
+
+def _variant_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The variants side by side at the widest channels, with the most tokens at which every one of them was run."""
+    dim = max(row["dim"] for row in rows)
+    rows = [row for row in rows if row["dim"] == dim]
+    sizes = {row["tokens"] for row in rows} - {row["tokens"] for row in rows if row["forward_ms"] is None}
+    tokens = max(sizes, default=min(row["tokens"] for row in rows))
+    head = [f"{tokens:,} tokens, {dim} channels", "parameters", "multiply-adds", "forward, ms", "+ backward, ms", "MB"]
+    cells = [
+        [row["name"], _count(row["parameters"]), _count(row["multiply_adds"])]
+        + ["skipped" if row[name] is None else f"{row[name]:.1f}" for name in ("forward_ms", "training_ms", "peak_mb")]
+        for row in rows
+        if row["tokens"] == tokens
+    ]
     return _markdown(head, cells)
 
 

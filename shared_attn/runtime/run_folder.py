@@ -24,6 +24,9 @@ LEFT_BY_RUNS = (
 def open_run(folder: Path | str, config: Any, *, fresh: bool = False, free: Collection[str] = ()) -> None:
     """Makes ``folder`` a run of ``config`` (a dataclass instance), or checks that it already is one.
 
+    A field that the run's configuration lacks is taken for its default: the run is older than the field, and a new
+    field's default leaves a run as it was.
+
     Args:
         folder: The run's folder; made where it does not exist.
         config: The resolved configuration; written to config.json.
@@ -44,7 +47,7 @@ def open_run(folder: Path | str, config: Any, *, fresh: bool = False, free: Coll
                 path.unlink()
     new = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     if (folder / CONFIG).exists():
-        old = read_config(folder)
+        old = {**_defaults(config), **read_config(folder)}
         differences = [
             f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
             for name in sorted(old.keys() | new.keys())
@@ -58,6 +61,13 @@ def open_run(folder: Path | str, config: Any, *, fresh: bool = False, free: Coll
     with atomic_write(folder / CONFIG, "w") as file:
         json.dump(new, file, indent=2)
         file.write("\n")
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """The defaults of a dataclass's fields as JSON has them; fields without a plain default are left out."""
+    values = {field.name: field.default for field in dataclasses.fields(config)}
+    plain = {name: value for name, value in values.items() if value is not dataclasses.MISSING}
+    return dict(json.loads(json.dumps(plain, default=str)))
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def find_weights(source: str | Path) -> Path:
     """The file that ``source`` names: a run's folder, a file, or the name of weights shipped in results/weights.
 
     Raises:
-        ValueError: None of these; the message lists what is shipped.
+        ValueError: None of these; the message names the nearest shipped name and lists what is shipped.
     """
     path = Path(source)
     if path.is_dir():
@@ -77,5 +78,10 @@ def find_weights(source: str | Path) -> Path:
     shipped = SHIPPED / f"{source}.safetensors"
     if shipped.is_file():
         return shipped
-    names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors"))) or "none"
-    raise ValueError(f"--weights {source}: no run folder, no file, and not shipped; shipped weights: {names}")
+    names = sorted(file.stem for file in SHIPPED.glob("*.safetensors"))
+    close = get_close_matches(str(source).removesuffix(".safetensors"), names, n=1)
+    raise ValueError(
+        f"--weights {source}: no run folder, no file, and not shipped"
+        + (f"; did you mean {close[0]}?" if close else "")
+        + f" (shipped weights: {', '.join(names) or 'none'})"
+    )
