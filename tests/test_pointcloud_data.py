@@ -16,7 +16,7 @@ from pointcloud.clouds import CloudSet, normalise, quantise, read_clouds_file
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.draws import normal, uniform
 from pointcloud.preparation import prepare
-from pointcloud.training import items_at
+from pointcloud.steps import items_at
 
 EVERYTHING = Augmentation(24, 0.5, 180.0, 30.0, (2 / 3, 3 / 2), 0.2, 0.01)
 UNIT = 1 / 4096
