@@ -13,6 +13,9 @@ from torch import Tensor
 
 __all__ = ["farthest_points", "k_nearest", "square_distances"]
 
+CACHED = 2**19
+"""Distances that a thread computes at a time: 2 MiB, and as much twice more."""
+
 
 def farthest_points(points: Tensor, count: int, lengths: Tensor | None) -> Tensor:
     """Indices (B, count) of points (B, N, 3): each time the farthest from all taken so far, of equals the first.
@@ -42,19 +45,17 @@ def k_nearest(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None) -
     """Indices (B, M, k) of the k <= N points (B, N, 3) nearest to each query (B, M, 3), nearest first, of equals the
     first. Past a cloud's length they have no meaning.
     """
-    B, N, _ = points.shape
-    beyond = None if lengths is None else _beyond(lengths, N)
-    clouds = B
-    if points.device.type == "cpu":  # so that a thread's distances stay in its cache
-        clouds = max(torch.get_num_threads(), 2**18 // max(queries.shape[1] * N, 1))
-    found = []
-    for start in range(0, max(B, 1), max(clouds, 1)):
-        part = slice(start, start + clouds)
-        distance = square_distances(points[part], queries[part])
-        if beyond is not None:
-            distance.masked_fill_(beyond[part].unsqueeze(1), torch.inf)
-        found.append(_smallest(distance, k))
-    return torch.cat(found)
+    if points.device.type == "cpu" and points.dtype == torch.float32:
+        return _k_nearest_on_cpu(points, queries, k, lengths)
+    distance = square_distances(points, queries)
+    if lengths is not None:
+        distance.masked_fill_(_beyond(lengths, points.shape[1]).unsqueeze(1), torch.inf)
+    if distance.dtype != torch.float32:
+        return distance.sort(stable=True, dim=-1).indices[..., :k]
+    # Bits of floats that are not negative are ordered as they are; with the index below them no two keys are equal.
+    place = torch.arange(distance.shape[-1], device=distance.device)
+    key = distance.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(place)
+    return key.topk(k, dim=-1, largest=False).values.bitwise_and_(2**32 - 1)
 
 
 def square_distances(points: Tensor, queries: Tensor) -> Tensor:
@@ -67,32 +68,50 @@ def square_distances(points: Tensor, queries: Tensor) -> Tensor:
     return distance
 
 
-def _smallest(distance: Tensor, k: int) -> Tensor:
-    """Indices of the k smallest of each row, ascending, of equals the first."""
-    if distance.dtype != torch.float32:
-        return distance.sort(stable=True, dim=-1).indices[..., :k]
-    # Bits of floats that are not negative are ordered as they are; with the index below them no two keys are equal.
-    place = torch.arange(distance.shape[-1], device=distance.device)
-    key = distance.view(torch.int32).long().bitwise_left_shift_(32).bitwise_or_(place)
-    if distance.device.type == "cpu" and k < key.shape[-1]:
-        key = _partitioned(key, k)
-        return key.sort(dim=-1).values.bitwise_and_(2**32 - 1)
-    return key.topk(k, dim=-1, largest=False).values.bitwise_and_(2**32 - 1)
+def _k_nearest_on_cpu(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None) -> Tensor:
+    """The same by NumPy, whose selection has vector instructions (torch.topk has none), a few queries at a time so that
+    their distances stay in a thread's cache.
+    """
+    (B, M, _), N = queries.shape, points.shape[1]
+    xyz = points.transpose(1, 2).contiguous().numpy()
+    found = np.empty((B, M, k), np.int64)
+    step = max(1, CACHED // N)
+
+    def search(place: tuple[int, int]) -> None:
+        cloud, start = place
+        part = slice(start, start + step)
+        distance, delta = (np.empty((len(found[cloud, part]), N), np.float32) for _ in range(2))
+        for axis, total in ((0, distance), (1, delta), (2, delta)):
+            np.subtract(xyz[cloud, axis], queries[cloud, part, axis, None].numpy(), out=total)
+            np.multiply(total, total, out=total)
+            if axis:
+                np.add(distance, delta, out=distance)
+        if lengths is not None:
+            distance[:, int(lengths[cloud]) :] = np.inf
+        found[cloud, part] = _smallest(distance, k)
+
+    places = [(cloud, start) for cloud in range(B) for start in range(0, M, step)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy lets go of the interpreter meanwhile
+        list(pool.map(search, places))
+    return torch.from_numpy(found)
 
 
-def _partitioned(key: Tensor, k: int) -> Tensor:
-    """The k smallest of each row in any order. NumPy's selection has vector instructions, torch.topk has none."""
-    rows = key.numpy()  # one memory
-
-    def select(cloud: np.ndarray) -> None:
-        cloud.partition(k - 1, axis=-1)
-
-    if torch.get_num_threads() > 1 and len(rows) > 1:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # NumPy lets go of the interpreter meanwhile
-            list(pool.map(select, rows))
-    else:
-        select(rows)
-    return key[..., :k].contiguous()
+def _smallest(distance: np.ndarray, k: int) -> np.ndarray:
+    """Indices of the k smallest of each row, (M, N) -> (M, k): all up to the k-th smallest, then in order."""
+    M, N = distance.shape
+    limit = np.partition(distance, k - 1, axis=-1)[:, k - 1 : k]
+    near = distance <= limit
+    places = np.flatnonzero(near)
+    if len(places) > M * k:  # several are as far as the k-th: the first of them
+        tied = near.sum(1) > k
+        below, at = distance[tied] < limit[tied], distance[tied] == limit[tied]
+        near[tied] = below | (at & (at.cumsum(1) <= k - below.sum(1, keepdims=True)))
+        places = np.flatnonzero(near)
+    # The order of keys made of a distance's bits and its index, as in k_nearest.
+    key = distance.reshape(-1)[places].view(np.int32).astype(np.int64) << 32 | places % N
+    key = key.reshape(M, k)
+    key.sort(axis=-1)
+    return key & (2**32 - 1)
 
 
 def _beyond(lengths: Tensor, N: int) -> Tensor:
