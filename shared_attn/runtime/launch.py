@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+PRECISIONS = ("fp32", "bf16")
 
 
 def choose_device(device: str) -> torch.device:
@@ -30,7 +30,7 @@ def create_fabric(device: str, precision: str) -> Fabric:
 
     Args:
         device: See :func:`choose_device`.
-        precision: "fp32", or "bf16": bfloat16 autocast over float32 weights.
+        precision: "fp32", or "bf16": bfloat16 autocast over float32 weights and inputs.
 
     Raises:
         ValueError: An unknown device or precision, or CUDA where there is none.
@@ -45,6 +45,11 @@ def create_fabric(device: str, precision: str) -> Fabric:
     # It announces the precision on standard error, where a mistake is to be the only line.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=PRECISIONS[precision])  # type: ignore[arg-type]
+    if precision == "bf16":
+        from shared_attn.runtime.precision import WholeInputs
+
+        fabric = Fabric(accelerator=accelerator, devices=1, plugins=WholeInputs("bf16-mixed", accelerator))
+    else:
+        fabric = Fabric(accelerator=accelerator, devices=1)
     fabric.launch()
     return fabric
