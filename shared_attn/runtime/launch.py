@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.precision.amp import MixedPrecision
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -45,11 +46,22 @@ def create_fabric(device: str, precision: str) -> Fabric:
     # It announces the precision on standard error, where a mistake is to be the only line.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if precision == "bf16":
-        from shared_attn.runtime.precision import WholeInputs
-
-        fabric = Fabric(accelerator=accelerator, devices=1, plugins=WholeInputs("bf16-mixed", accelerator))
-    else:
-        fabric = Fabric(accelerator=accelerator, devices=1)
+    plugins: Any = [_create_autocast(accelerator)] if precision == "bf16" else []
+    fabric = Fabric(accelerator=accelerator, devices=1, plugins=plugins)
     fabric.launch()
     return fabric
+
+
+def _create_autocast(device: str) -> MixedPrecision:
+    """Autocast that leaves a network's inputs as they are.
+
+    Lightning's own rounds them to bfloat16 too. Coordinates must not be: neighbours and farthest points would be
+    chosen among points moved by up to 1/512 of their size, and not be those that evaluation chooses.
+    """
+    from lightning.fabric.plugins.precision.amp import MixedPrecision
+
+    class WholeInputs(MixedPrecision):
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    return WholeInputs("bf16-mixed", device)
