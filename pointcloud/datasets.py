@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ def load_split(data: str | CloudSet | Sequence[Any], dataset: str, split: Split)
         ValueError, FileNotFoundError: naming --data and what was expected there.
     """
     if isinstance(data, CloudSet):
-        return data
+        return replace(data, source={"name": "clouds", "split": split, "files": [], **data.source})
     if not isinstance(data, str):
         from pointcloud.graphs import clouds_from_graphs
 

@@ -122,10 +122,13 @@ class PointEncoder(nn.Module):
         counts = self.num_centres or (N,) * len(self.neighbours)
         everyone = torch.arange(N, device=x.device).expand(B, N)
         order = farthest_points(points, counts[0]) if self.num_centres else everyone
+        nearest: Tensor | None = None
         for embedding, count in zip(self.neighbours, counts, strict=True):
             centres = order[:, :count]
-            xyz = group(points, centres)  # (B, M, 3)
-            x = embedding(x, centres, k_nearest(points, xyz, self.num_neighbours))
+            if nearest is None or self.num_centres:  # where all points stay, so do their neighbours
+                xyz = group(points, centres)  # (B, M, 3)
+                nearest = k_nearest(points, xyz, self.num_neighbours)
+            x = embedding(x, centres, nearest)
             points, order = xyz, torch.arange(count, device=x.device).expand(B, count)
         return points, x
 

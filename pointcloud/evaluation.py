@@ -16,6 +16,7 @@ from pointcloud.draws import uniform
 from pointcloud.metrics import (
     category_mask,
     confusion_matrix,
+    largest_parts,
     mean_class_accuracy,
     overall_accuracy,
     segmentation_metrics,
@@ -122,3 +123,17 @@ def evaluate_segmenter(
         torch.cat(among_all), torch.cat(masked), truth, clouds.label, clouds.part_start, clouds.part_count
     )
     return {name + (f"_vote{votes}" if votes > 1 else ""): value for name, value in metrics.items()}
+
+
+def evaluate_largest_part(train_set: CloudSet, clouds: CloudSet, num_points: int) -> dict[str, float]:
+    """What a segmenter must beat: every point of a shape labelled with its category's largest part in training.
+
+    The masked metrics of `evaluate_segmenter`, under names that begin with largest_part_.
+    """
+    assert train_set.part_label is not None and clouds.part_label is not None
+    start, count = clouds.part_start, clouds.part_count
+    largest = largest_parts(train_set.part_label, train_set.label, start, count)
+    truth = clouds.part_label[:, :num_points]
+    answer = largest[clouds.label].unsqueeze(1).expand_as(truth)
+    metrics = segmentation_metrics(answer, answer, truth, clouds.label, start, count)
+    return {f"largest_part_{name}": value for name, value in metrics.items() if not name.endswith("_unmasked")}

@@ -69,6 +69,19 @@ def segmentation_metrics(
     return metrics
 
 
+def largest_parts(part_label: Tensor, label: Tensor, start: Sequence[int], count: Sequence[int]) -> Tensor:
+    """(K,): the part of each category that the most points of its shapes belong to; of equals the first.
+
+    Args:
+        part_label: (D, P) global part ids; label: (D,) categories. A category that does not occur has its first part.
+    """
+    largest = []
+    for category, (first, parts) in enumerate(zip(start, count, strict=True)):
+        own = part_label[label == category].flatten().long() - first
+        largest.append(first + int(torch.bincount(own, minlength=parts).argmax()))
+    return torch.tensor(largest, device=label.device)
+
+
 def category_mask(label: Tensor, num_parts: int, start: Sequence[int], count: Sequence[int]) -> Tensor:
     """(D,) categories -> (D, 1, S) bool, True at the parts that belong to the category."""
     begin = torch.as_tensor(start, device=label.device)[label.long()].view(-1, 1, 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pointcloud.classifier import PointClassifier
 from pointcloud.clouds import CloudSet
-from pointcloud.presets import Config
+from pointcloud.presets import Config, resolve_encoder
 from pointcloud.segmenter import PartSegmenter
 from shared_attn.runtime.launch import choose_device
 from shared_attn.runtime.options import parse_options
@@ -85,14 +85,15 @@ def load_model(source: str | Path, kind: str | None = None, *, device: str = "cp
 def model_keywords(config: Config, clouds: CloudSet) -> dict[str, Any]:
     """The constructor's keywords, JSON-able, of the network that `config` describes for these clouds."""
     options = parse_options(config.attention_options, "--attention-options")
+    config = resolve_encoder(config)
     keywords: dict[str, Any] = {
         "attention": config.attention,
         "form": config.form,
         "attention_options": options,
         "num_layers": config.num_layers,
-        "embed_channels": list(config.embed_channels),
-        "neighbour_channels": list(config.neighbour_channels),
-        "num_centres": list(config.num_centres),
+        "embed_channels": list(config.embed_channels or ()),
+        "neighbour_channels": list(config.neighbour_channels or ()),
+        "num_centres": list(config.num_centres or ()),
         "num_neighbours": config.num_neighbours,
         "stem_layers": config.stem_layers,
         "position_embedding": config.position_embedding,

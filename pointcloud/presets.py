@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-# Fields that may differ when a run is resumed: they do not change what it computes, or say how to start.
-FREE_FIELDS = ("device", "fresh")
+from pointcloud.published_widths import CENTRES, ENCODERS
+
+# Fields that may differ when a run is resumed: they do not change what it computes, or say how to start. What
+# neighbour_embedding says is in the widths, which a run's configuration has all resolved.
+FREE_FIELDS = ("device", "fresh", "neighbour_embedding")
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,19 @@ class Config:
     """Keywords of that attention, as name=value, for example memory_size=64."""
     num_layers: int = 4
     """Attention layers."""
-    embed_channels: tuple[int, ...] = (64, 64)
-    """Widths of the maps of single points."""
-    neighbour_channels: tuple[int, ...] = (128, 256)
-    """Width of each neighbour embedding; empty: none (NPCT, SPCT)."""
-    num_centres: tuple[int, ...] = (512, 256)
-    """Farthest points each neighbour embedding keeps; empty: all points stay."""
+    neighbour_embedding: Literal["auto", "none", "sg"] = "auto"
+    """sg: PCT's neighbour embeddings, for a segmenter at all points; none: without (NPCT, SPCT); auto: sg for a
+    classifier, none for a segmenter. Which of the four widths below are not given are the published ones of it."""
+    embed_channels: tuple[int, ...] | None = None
+    """Widths of the maps of single points; published: 64 64 (sg), 128 128 (none)."""
+    neighbour_channels: tuple[int, ...] | None = None
+    """Width of each neighbour embedding; published: 128 256 (sg), empty (none)."""
+    num_centres: tuple[int, ...] | None = None
+    """Farthest points each neighbour embedding keeps; empty: all points stay; published: 512 256 (classifier, sg)."""
     num_neighbours: int = 32
     """Neighbours of each centre."""
-    stem_layers: int = 2
-    """Maps between the neighbour embeddings and the attention: 2 in PCT_Pytorch, 1 in the official code."""
+    stem_layers: int | None = None
+    """Maps between the neighbour embeddings and the attention; published: 2 (sg; 1 in the official code), 0 (none)."""
     position_embedding: bool = False
     """Add a linear map of xyz to every attention layer's input, as the official code does."""
     fuse_channels: int = 1024
@@ -125,6 +131,29 @@ class Config:
     """The mixed share of points follows Beta(b, b) with this b."""
 
 
+def resolve_encoder(config: Config) -> Config:
+    """The same configuration with all of its encoder's widths: those not given are the published ones.
+
+    Raises:
+        ValueError: neighbour_embedding and neighbour_channels contradict each other.
+    """
+    kind = config.neighbour_embedding
+    if kind == "auto":
+        kind = "sg" if config.task == "classify" else "none"
+    published = {**ENCODERS[kind], **({"num_centres": CENTRES} if config.task == "classify" else {})}
+    given = {name: getattr(config, name) for name in published}
+    widths = {name: published[name] if value is None else value for name, value in given.items()}
+    found: Literal["none", "sg"] = "sg" if widths["neighbour_channels"] else "none"
+    if config.neighbour_embedding not in ("auto", found):
+        raise ValueError(
+            f"--neighbour-embedding {config.neighbour_embedding}: contradicts --neighbour-channels "
+            f"{_words(widths['neighbour_channels']) or '(empty)'}; expected one of the two, or both to agree"
+        )
+    if found == "none" and config.num_centres is None:
+        widths["num_centres"] = ()
+    return replace(config, neighbour_embedding=found, **widths)
+
+
 # Field -> least value, greatest value. Shares end just below 1.
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 _RANGES: dict[str, tuple[float, float]] = {
@@ -148,6 +177,7 @@ def check_config(config: Config) -> None:
     Raises:
         ValueError: in one line.
     """
+    config = resolve_encoder(config)
     for name, (low, high) in _RANGES.items():
         value = getattr(config, name)
         if not low <= value <= high:
@@ -210,10 +240,6 @@ _SMALL: dict[str, Any] = {
 }
 _PARTS: dict[str, Any] = {
     "task": "segment",
-    "embed_channels": (128, 128),
-    "neighbour_channels": (),
-    "num_centres": (),
-    "stem_layers": 0,
     "num_points": 2048,
     "label_smoothing": 0.0,
 }
@@ -290,6 +316,23 @@ PRESETS: dict[str, Config] = {
         scale=(0.8, 1.25),
         shift=0.1,
     ),
+    # The published network. As is usual, it trains on the release's training and validation shapes together and is
+    # tested on the test split; choices are made with --validation 0.13, about as many shapes as the published
+    # validation list has, out of the training ones.
+    "eat-shapenetpart": replace(
+        Config(**_PARTS),
+        name="eat-shapenetpart",
+        out=Path("runs/eat-shapenetpart"),
+        dataset="shapenetpart",
+        data="data",
+        epochs=200,
+        batch_size=32,
+        precision="bf16",
+        warmup_epochs=10.0,
+        average_epochs=2.0,
+        scale=(2 / 3, 3 / 2),
+        shift=0.1,
+    ),
     # Poses differ from shape to shape in the L-PSB: any pose occurs in training.
     "eat-lpsb": replace(
         Config(**_PARTS),
@@ -305,6 +348,32 @@ PRESETS: dict[str, Config] = {
         rotation=180.0,
         tilt=180.0,
         scale=(2 / 3, 3 / 2),
+        shift=0.1,
+    ),
+    # One CPU core, three quarters of an hour. Any pose occurs, so a point's neighbourhood tells more than its place.
+    "eat-lpsb-small": replace(
+        Config(**_PARTS),
+        name="eat-lpsb-small",
+        out=Path("runs/eat-lpsb-small"),
+        dataset="lpsb",
+        data="data",
+        epochs=150,
+        batch_size=8,
+        precision="bf16",
+        embed_channels=(32, 32),
+        neighbour_channels=(64, 128),
+        num_neighbours=16,
+        stem_layers=1,
+        fuse_channels=512,
+        head_channels=(256, 128),
+        num_points=1024,
+        learning_rate=3e-3,
+        warmup_epochs=5.0,
+        average_epochs=5.0,
+        norm_clouds=570,
+        rotation=180.0,
+        tilt=180.0,
+        scale=(0.8, 1.25),
         shift=0.1,
     ),
 }

@@ -1,8 +1,9 @@
 """The plain twin: the network as PCT_Pytorch computes it, to test and to measure this package's forms against.
 
-Channels first, 1x1 convolutions, the neighbour embedding pair by pair, the attention map in three steps: the same
-parameters and the same function, in the published order of operations. In float32 that order matters: between one
-thread and two the published network's own logits move by 1.4e-4, its attention layers amplify rounding a hundred times.
+Channels first, 1x1 convolutions, the neighbour embedding pair by pair, the attention map in three steps, a segmenter's
+global channels repeated at every point: the same parameters and the same function, in the published order of
+operations. In float32 that order matters: between one thread and two the published network's own logits move by 1.4e-4,
+its attention layers amplify rounding a hundred times.
 
 B batch, N points, M centres, K neighbours, C channels.
 """
@@ -17,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointcloud.geometry import group
+from pointcloud.graph_batches import Graphs
 from pointcloud.layers import LBR
 from pointcloud.neighbours import NeighbourEmbedding
+from pointcloud.segmenter import PartSegmenter
 from shared_attn.offset import DoubleNormalisedAttention, OffsetBlock
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -54,6 +57,18 @@ class PublishedOffsetBlock(OffsetBlock):
         return (x + F.relu(self.norm(hidden))).transpose(1, 2)
 
 
+class PublishedSegmenter(PartSegmenter):
+    def forward(self, points: Tensor | Graphs, category: Tensor | None = None) -> Tensor:
+        assert isinstance(points, Tensor)
+        x = self.encoder(points)  # (B, N, C)
+        overall = [x.amax(1), x.mean(1)]
+        if self.category is not None and category is not None:
+            overall.append(self.category(F.one_hot(category.long(), self.num_categories).to(x.dtype)))
+        repeated = torch.cat(overall, dim=-1).unsqueeze(1).expand(-1, x.shape[1], -1)
+        x = self.first(torch.cat([x, repeated], dim=-1))  # (B, N, D)
+        return self.logits(self.second(self.dropout(x)))
+
+
 def convolve(linear: nn.Linear, x: Tensor) -> Tensor:
     """A linear map as the 1x1 convolution (B, C, N) -> (B, D, N) it was published as."""
     return F.conv1d(x, linear.weight.unsqueeze(-1), linear.bias)
@@ -66,7 +81,9 @@ def create_published_twin(model: Model) -> Model:
     """
     twin = copy.deepcopy(model)
     for module in twin.modules():
-        if isinstance(module, LBR):
+        if isinstance(module, PartSegmenter):
+            module.__class__ = PublishedSegmenter
+        elif isinstance(module, LBR):
             module.__class__ = PublishedLBR
         elif isinstance(module, NeighbourEmbedding):
             module.__class__ = PublishedNeighbourEmbedding

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pointcloud.clouds import CloudSet
-from pointcloud.evaluation import evaluate_classifier, evaluate_segmenter, takes_category
+from pointcloud.evaluation import evaluate_classifier, evaluate_largest_part, evaluate_segmenter, takes_category
 from pointcloud.models import describe_model
 from pointcloud.presets import Config
 from shared_attn.complexity import count_multiply_adds, count_parameters
@@ -61,6 +61,8 @@ def finish(
     metrics, confusion = evaluate(config, network, test_set)
     progress.log(**{f"test_{name}": value for name, value in metrics.items()})
     progress.message(f"test split, last epoch: {describe(metrics)}")
+    if config.task == "segment":
+        metrics |= evaluate_largest_part(train_set, test_set, config.evaluate_points or config.num_points)
     metrics = {**metrics, **validated}
     header = describe_model(config, train_set, metrics, progress.shown)
     save_weights(config.out / "weights.safetensors", network.state_dict(), header)

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 from pointcloud.encoder import PointEncoder
 from pointcloud.graph_batches import Graphs, segment_graphs
 from pointcloud.layers import LBR
-
-# The two encoders of the papers: on all points without neighbour embedding, or both embeddings at all points.
-ENCODERS: dict[str, dict[str, Any]] = {
-    "none": {"embed_channels": (128, 128), "neighbour_channels": (), "num_centres": (), "stem_layers": 0},
-    "sg": {"embed_channels": (64, 64), "neighbour_channels": (128, 256), "num_centres": (), "stem_layers": 2},
-}
+from pointcloud.published_widths import ENCODERS
 
 
 class PartSegmenter(nn.Module):

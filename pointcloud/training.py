@@ -20,7 +20,7 @@ from pointcloud.evaluation import takes_category
 from pointcloud.host_memory import keep_freed_memory
 from pointcloud.losses import right_share, smoothed_cross_entropy
 from pointcloud.models import create_model
-from pointcloud.presets import FREE_FIELDS, Config, check_config
+from pointcloud.presets import FREE_FIELDS, Config, check_config, resolve_encoder
 from pointcloud.reporting import assess, finish, show_progress
 from pointcloud.steps import StepSource
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -49,6 +49,7 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
         KeyboardInterrupt: after saving, when the run is interrupted.
     """
     check_config(config)
+    config = resolve_encoder(config)
     keep_freed_memory()
     fabric = create_fabric(config.device, config.precision)
     device, B = fabric.device, config.batch_size

@@ -201,3 +201,19 @@ def test_launch_refuses_what_is_not_there() -> None:
         with pytest.raises(ValueError, match="no usable CUDA"):
             create_fabric("cuda", "fp32")
     assert create_fabric("cpu", "fp32").device.type == "cpu"
+
+
+def test_mixed_precision_multiplies_in_bfloat16_but_leaves_inputs_whole() -> None:
+    """Neighbours are chosen by coordinates, which rounding would move."""
+    seen: list[torch.Tensor] = []
+
+    class Network(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            seen.extend((x, y))
+            return y
+
+    network, x = Network(3, 2), torch.rand(5, 3)
+    result = create_fabric("cpu", "bf16").setup(network)(x)
+    assert torch.equal(seen[0], x) and seen[1].dtype == torch.bfloat16 and result.dtype == torch.float32
+    assert network.weight.dtype == torch.float32
