@@ -141,3 +141,13 @@ def test_kernels_compile_for_gpus_without_spilling_or_fusing_rounding_steps() ->
         assert row["cubin"] > 1000, row
         assert 0 <= row["stack"] <= 64, row
         assert not row["fused"], row
+
+
+def test_classifying_imports_no_compiler() -> None:
+    code = (
+        "import sys, torch; from pointcloud.classifier import PointClassifier; "
+        "model = PointClassifier(3, neighbour_channels=(8, 8), num_centres=(8, 4), num_neighbours=4).eval(); "
+        "model(torch.rand(1, 32, 3)); print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -11,6 +11,7 @@ B clouds, N points, M queries.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -30,24 +31,34 @@ def _backend(points: Tensor) -> ModuleType:
     return points_plain
 
 
-@torch.library.custom_op("pointcloud::farthest_points", mutates_args=())
-def farthest_points(points: Tensor, count: int, lengths: Tensor | None) -> Tensor:
+# Defined thus and not by torch.library.custom_op, whose first call imports all of torch.compile: a second's wait.
+_library = torch.library.Library("pointcloud", "FRAGMENT")
+_library.define("farthest_points(Tensor points, SymInt count, Tensor? lengths) -> Tensor")
+_library.define("k_nearest(Tensor points, Tensor queries, SymInt k, Tensor? lengths) -> Tensor")
+
+
+def _farthest_points(points: Tensor, count: int, lengths: Tensor | None) -> Tensor:
     return _backend(points).farthest_points(points, count, lengths)
 
 
-@farthest_points.register_fake
+@torch.library.register_fake("pointcloud::farthest_points", lib=_library)
 def _(points: Tensor, count: int, _lengths: Tensor | None) -> Tensor:
     return points.new_empty((points.shape[0], count), dtype=torch.long)
 
 
-@torch.library.custom_op("pointcloud::k_nearest", mutates_args=())
-def k_nearest(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None) -> Tensor:
+def _k_nearest(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None) -> Tensor:
     return _backend(points).k_nearest(points, queries, k, lengths)
 
 
-@k_nearest.register_fake
+@torch.library.register_fake("pointcloud::k_nearest", lib=_library)
 def _(points: Tensor, queries: Tensor, k: int, _lengths: Tensor | None) -> Tensor:
     return points.new_empty((*queries.shape[:2], k), dtype=torch.long)
+
+
+_library.impl("farthest_points", _farthest_points, "CompositeExplicitAutograd")
+_library.impl("k_nearest", _k_nearest, "CompositeExplicitAutograd")
+farthest_points: Callable[[Tensor, int, Tensor | None], Tensor] = torch.ops.pointcloud.farthest_points.default
+k_nearest: Callable[[Tensor, Tensor, int, Tensor | None], Tensor] = torch.ops.pointcloud.k_nearest.default
 
 
 @register_decomposition(torch.ops.pointcloud.farthest_points.default)
