@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shared_attn.runtime import results
-from shared_attn.runtime.ablation import summarise_runs, write_ablation
+from shared_attn.runtime.ablation import parse_varied, summarise_runs, write_ablation
 
 
 def _run(folder: Path, attention: str, seed: int, accuracy: float, **config: Any) -> Path:
@@ -97,12 +97,18 @@ def test_script_trains_each_variant_and_goes_on_where_it_stopped(
     assert "seed 0" not in again.stdout, "finished trainings are not repeated"
 
 
+def test_any_flag_can_vary() -> None:
+    assert parse_varied("drop-path=0,0.1") == ("drop_path", ("0", "0.1"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
         (["eat-shapes-small", "--attention", "extrenal"], "extrenal"),
         (["eat-shapes-small", "--attention", "none", "--flags", "epochs=x"], "none-0"),
         (["eat-huge"], "eat-huge"),
+        (["eat-shapes-small", "--vary", "form"], "--vary form: expected name=value,value"),
+        (["eat-shapes-small", "--vary", "form=round"], "round-0"),
     ],
 )
 def test_script_tells_mistakes(

@@ -10,10 +10,22 @@ from typing import Any
 
 from shared_attn.runtime.files import atomic_write
 
-__all__ = ["summarise_runs", "write_ablation"]
+__all__ = ["parse_varied", "summarise_runs", "write_ablation"]
 
 # Fields of a run's configuration that follow from where and when it ran.
 PLACES = ("out", "device", "fresh")
+
+
+def parse_varied(text: str) -> tuple[str, tuple[str, ...]]:
+    """The configuration's field and its values that ``form=offset,plain`` names.
+
+    Raises:
+        ValueError: there is no name or an empty value.
+    """
+    name, _, values = text.partition("=")
+    if not all((name, *values.split(","))):
+        raise ValueError(f"--vary {text}: expected name=value,value")
+    return name.replace("-", "_"), tuple(values.split(","))
 
 
 def write_ablation(path: Path | str, runs: Sequence[Path], field: str, *, name: str) -> dict[str, Any]:
