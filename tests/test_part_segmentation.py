@@ -38,7 +38,7 @@ START, COUNT = [0, 2, 5], [2, 3, 1]
         ("eat-shapenetpart", {"neighbour_embedding": "sg"}, ((64, 64), (128, 256), (), 2)),
         ("eat-shapenetpart", {"neighbour_embedding": "sg", "neighbour_channels": (32,)}, ((64, 64), (32,), (), 2)),
         ("eat-shapenetpart", {"neighbour_channels": (32,)}, ((128, 128), (32,), (), 0)),
-        ("eat-lpsb-small", {"neighbour_embedding": "none", "neighbour_channels": ()}, ((32, 32), (), (), 1)),
+        ("eat-lpsb", {"neighbour_embedding": "none", "neighbour_channels": ()}, ((32, 32), (), (), 1)),
         ("eat-modelnet40", {}, ((64, 64), (128, 256), (512, 256), 2)),
         ("eat-modelnet40", {"neighbour_embedding": "none"}, ((128, 128), (), (), 0)),
         ("eat-modelnet40", {"stem_layers": 1, "num_centres": (9, 9)}, ((64, 64), (128, 256), (9, 9), 1)),
