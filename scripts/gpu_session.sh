@@ -10,8 +10,8 @@
 #          by default: check benchmark eat-modelnet40 eagan-cifar10 sagan-cifar10
 #
 # Environment: DATA (folder of the data sets, default data), BUNDLE (a packed folder to open into DATA first, default
-# .bundle), PYTHON, and for a rehearsal on a CPU EXTRA (flags added to every training: "--device cpu") and SIZES (flags
-# added to the attention benchmark: "--channels 16 --sides 16 --original-side 16").
+# .bundle), PYTHON, EXTRA (flags added to every training: "--compile", or for a rehearsal "--device cpu"), and for a
+# rehearsal SIZES (flags added to the attention benchmark: "--channels 16 --sides 16 --original-side 16").
 set -uo pipefail
 cd "$(dirname "$0")/.."
 budget=${1:?seconds}; state=${2:?folder of checkpoints}; out=${3:?output folder}; shift 3
@@ -35,7 +35,8 @@ check() { "$python" -m pytest -q tests/test_devices.py tests/test_functional.py;
 benchmark() {
   # shellcheck disable=SC2086  # SIZES holds several flags
   "$python" scripts/benchmark_attention.py $sizes --json "$out/benchmark_attention.json" &&
-    "$python" scripts/benchmark_training.py --json "$out/benchmark_training.json"
+    "$python" scripts/benchmark_training.py --precision both --json "$out/benchmark_training.json" &&
+    "$python" scripts/benchmark_training.py --precision both --compile --json "$out/benchmark_training_compiled.json"
 }
 
 # The run saves itself on SIGINT and exits with status 2; 20 seconds remain for saving and copying.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,11 @@ from gan.generator import Generator
 from pointcloud.classifier import PointClassifier
 from pointcloud.geometry import farthest_points, group, k_nearest
 from pointcloud.neighbours import NeighbourEmbedding
+from pointcloud.presets import PRESETS
 from pointcloud.segmenter import PartSegmenter
+from pointcloud.training import train
 from shared_attn import create_attention, list_attentions
+from shared_attn.runtime.progress import read_metrics
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
@@ -133,3 +138,27 @@ def test_external_attention_goes_through_its_kernels(monkeypatch: pytest.MonkeyP
     rounds = [torch.autograd.grad(function(x).square().sum(), [x, *attention.parameters()]) for _ in range(2)]
     assert set(calls) == {"forward", "backward"}
     assert all(torch.equal(first, second) for first, second in zip(*rounds, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_point_training_learns_what_it_learns_on_a_cpu(tmp_path: Path, precision: str, compiled: bool) -> None:
+    """The same clouds and weights on both, without dropout: the losses stay together for a few steps."""
+    losses = {}
+    for device in ("cpu", "cuda"):
+        config = replace(
+            PRESETS["eat-shapes-small"],
+            out=tmp_path / device,
+            device=device,
+            precision=precision,
+            compile=compiled and device == "cuda",
+            epochs=2,
+            dropout=0.0,
+            validation=0.9,
+            norm_clouds=64,
+        )
+        train(config)
+        losses[device] = [line["train_loss"] for line in read_metrics(tmp_path / device) if "train_loss" in line]
+    assert len(losses["cuda"]) == 2
+    tolerance = 0.02 if precision == "fp32" else 0.05
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=tolerance)
