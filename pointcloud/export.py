@@ -19,8 +19,9 @@ import importlib.util
 import io
 import json
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,14 @@ class Exported:
     contents: bytes
     batch_size: int
     num_points: int
+    with_category: bool
+
+    @property
+    def inputs(self) -> str:
+        """For example "points (batch, num_points, 3), category (batch,)"."""
+        batch = self.batch_size or "batch"
+        category = f", category ({batch},) int64" if self.with_category else ""
+        return f"points ({batch}, {self.num_points or 'num_points'}, 3) float32{category}"
 
 
 def choose_format(path: Path, wanted: Format | None = None, *, check: bool = True) -> Format:
@@ -84,7 +93,7 @@ def export_model(model: LoadedModel, form: Format, *, batch_size: int = 0, num_p
     """
     program = export_program(model, batch_size=batch_size, num_points=num_points)
     make = _onnx_contents if form == "onnx" else _torch_contents
-    return Exported(form, make(model, program), batch_size, num_points)
+    return Exported(form, make(model, program), batch_size, num_points, takes_category(model))
 
 
 def export_program(model: LoadedModel, *, batch_size: int = 0, num_points: int = 0) -> ExportedProgram:
@@ -115,15 +124,20 @@ def example_inputs(model: LoadedModel, batch_size: int, num_points: int, seed: i
     points = torch.randn(batch_size, num_points, 3, generator=generator)
     points = points - points.mean(1, keepdim=True)
     points = points / points.norm(dim=2).amax(1).clamp_min(1e-9).view(-1, 1, 1)
-    categories = model.header["model"].get("num_categories", 0) if model.header["kind"] == SEGMENTER else 0
-    return (points, torch.arange(batch_size) % categories) if categories else (points,)
+    if not takes_category(model):
+        return (points,)
+    return points, torch.arange(batch_size) % model.header["model"]["num_categories"]
+
+
+def takes_category(model: LoadedModel) -> bool:
+    return model.header["kind"] == SEGMENTER and bool(model.header["model"].get("num_categories"))
 
 
 def describe(model: LoadedModel) -> dict[str, Any]:
     """What the file says about itself: the weights' header, the axis that is up, and what the inputs are."""
     up = model.header.get("data", {}).get("up", "z")
     given = f"points (batch, num_points, 3) float32: centred on their mean, the farthest at distance 1, {up} up"
-    if len(example_inputs(model, 1, 1)) > 1:
+    if takes_category(model):
         given += "; category (batch,) int64: a place in class_names"
     return {**model.header, "up": up, "inputs": given}
 
@@ -136,7 +150,7 @@ def _torch_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
 
 
 def _onnx_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
-    names = ("points", "category")[: len(example_inputs(model, 1, 1))]
+    names = ("points", "category")[: 1 + takes_category(model)]
     try:
         with _quiet():
             program = _in_plain_operators(program, nearest_by_topk)
@@ -148,10 +162,25 @@ def _onnx_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
             f"({_first_line(error)})"
         ) from error
     assert made is not None
+    values = [*made.model.graph.inputs]
     for node in made.model.graph.all_nodes():
-        node.metadata_props.clear()  # where in which source file each node was made
+        node.metadata_props.clear()  # where in which source file it was made
+        values += node.outputs
+        values += [value for body in node.attributes.values() if body.name == "body" for value in body.value.inputs]
+    _name_sizes(values)
     made.model.metadata_props.update({key: json.dumps(value) for key, value in describe(model).items()})
     return made.model_proto.SerializeToString()
+
+
+def _name_sizes(values: Iterable[Any]) -> None:
+    """Free sizes are called batch and num_points, as the user reads them, in place of the tracer's letters."""
+    values = [value for value in values if value.shape is not None]
+    points = next(value for value in values if value.name == "points")
+    names = {str(size): name for size, name in zip(points.shape, ("batch", "num_points", "3"), strict=True)}
+    for value in values:
+        for place, size in enumerate(value.shape):
+            if not isinstance(size, int):  # a letter, or a product of letters
+                value.shape[place] = re.sub(r"\w+", lambda letter: names.get(letter[0], letter[0]), str(size))
 
 
 def _in_plain_operators(program: ExportedProgram, nearest: Callable[..., Tensor]) -> ExportedProgram:
@@ -160,8 +189,9 @@ def _in_plain_operators(program: ExportedProgram, nearest: Callable[..., Tensor]
         plain = program.run_decompositions(
             {ours.farthest_points.default: farthest_in_a_loop, ours.k_nearest.default: nearest}
         )
-    for node in plain.graph.nodes:
-        node.meta.pop("stack_trace", None)
+    for part in plain.graph_module.modules():  # the loop's body is a part of its own
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # where in which source file it was made
     return plain
 
 

@@ -16,25 +16,25 @@ __all__ = ["farthest_in_a_loop", "nearest_by_keys", "nearest_by_topk"]
 def farthest_in_a_loop(points: Tensor, count: int, lengths: Tensor | None = None) -> Tensor:
     """`points_plain.farthest_points` as one loop (ONNX: the operator Loop), whatever `count` is."""
     xyz = points.transpose(1, 2).contiguous()  # (B, 3, N)
-    nearest = torch.full_like(points[:, :, 0], torch.inf)
+    nearest = torch.full_like(xyz[:, :1], torch.inf)  # (B, 1, N): sizes of one spare the loop what reshapes
     if lengths is not None:
-        nearest = nearest.masked_fill(_beyond(lengths, points), -torch.inf)
-    chosen = torch.zeros_like(xyz[:, :1, 0], dtype=torch.long).repeat(1, count)  # (B, count)
+        nearest = nearest.masked_fill(_beyond(lengths, points).unsqueeze(1), -torch.inf)
+    chosen = torch.zeros_like(xyz[:, :1, :1], dtype=torch.long).repeat(1, 1, count)  # (B, 1, count)
     place = torch.arange(count, device=points.device)
 
     def unfinished(step: Tensor, _nearest: Tensor, _latest: Tensor, _chosen: Tensor) -> Tensor:
         return step < count
 
     def take(step: Tensor, nearest: Tensor, latest: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
-        delta = xyz - xyz.gather(2, latest.unsqueeze(1).expand(-1, 3, -1))
-        x, y, z = (delta * delta).unbind(1)
+        delta = xyz - xyz.gather(2, latest.expand(-1, 3, -1))
+        x, y, z = (delta * delta).split(1, 1)
         nearest = torch.minimum(nearest, x + y + z)
-        latest = nearest.argmax(1, keepdim=True)
+        latest = nearest.argmax(2, keepdim=True)  # (B, 1, 1), of equals the first
         return step + 1, nearest, latest, torch.where(place == step, latest, chosen)
 
-    start = (torch.ones((), dtype=torch.long, device=points.device), nearest, chosen[:, :1].clone(), chosen)
+    start = (torch.ones((), dtype=torch.long, device=points.device), nearest, chosen[..., :1].clone(), chosen)
     indices: Tensor = while_loop(unfinished, take, start)[3]
-    return indices
+    return indices.squeeze(1)
 
 
 def nearest_by_topk(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None) -> Tensor:
