@@ -21,7 +21,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from pointcloud.kernels.points_exported import farthest_in_a_loop, nearest_by_keys, nearest_by_topk
+from pointcloud.kernels.points_exported import farthest_in_a_loop, nearest_by_keys, nearest_by_topk, sort_by_topk
 from pointcloud.models import SEGMENTER, LoadedModel
 
 Format = Literal["onnx", "torch"]
@@ -39,6 +39,15 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 DESCRIPTION = "description.json"
 """Name of the extra file, inside a .pt2 file, that an ONNX file has as metadata."""
 MOST_CLOUDS, MOST_POINTS = 2**20, 2**20  # bounds that PyTorch wants of free sizes
+
+_FARTHEST = {torch.ops.pointcloud.farthest_points.default: farthest_in_a_loop}
+FOR_TORCH = {**_FARTHEST, torch.ops.pointcloud.k_nearest.default: nearest_by_keys}
+"""What stands in a .pt2 file for the package's operators; FOR_ONNX: and for one that PyTorch's exporter lacks."""
+FOR_ONNX = {
+    **_FARTHEST,
+    torch.ops.pointcloud.k_nearest.default: nearest_by_topk,
+    torch.ops.aten.sort.stable: sort_by_topk,
+}
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,7 @@ def describe(model: LoadedModel) -> dict[str, Any]:
 
 def _torch_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
     buffer = io.BytesIO()
-    program = _in_plain_operators(program, nearest_by_keys)
+    program = _in_plain_operators(program, FOR_TORCH)
     torch.export.save(program, buffer, extra_files={DESCRIPTION: json.dumps(describe(model), sort_keys=True)})
     return buffer.getvalue()
 
@@ -153,7 +162,7 @@ def _onnx_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
     names = ("points", "category")[: 1 + takes_category(model)]
     try:
         with _quiet():
-            program = _in_plain_operators(program, nearest_by_topk)
+            program = _in_plain_operators(program, FOR_ONNX)
             made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=["logits"])
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         attention = model.header["model"].get("attention", "offset")
@@ -183,12 +192,9 @@ def _name_sizes(values: Iterable[Any]) -> None:
                 value.shape[place] = re.sub(r"\w+", lambda letter: names.get(letter[0], letter[0]), str(size))
 
 
-def _in_plain_operators(program: ExportedProgram, nearest: Callable[..., Tensor]) -> ExportedProgram:
-    ours = torch.ops.pointcloud
+def _in_plain_operators(program: ExportedProgram, table: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
     with _quiet():
-        plain = program.run_decompositions(
-            {ours.farthest_points.default: farthest_in_a_loop, ours.k_nearest.default: nearest}
-        )
+        plain = program.run_decompositions(dict(table))
     for part in plain.graph_module.modules():  # the loop's body is a part of its own
         for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # where in which source file it was made

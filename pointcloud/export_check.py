@@ -165,7 +165,7 @@ class _Watched(torch.fx.Interpreter):
         result = super().run_node(n)
         if n.target is torch.ops.higher_order.while_loop:
             self.taken.append(result[3])
-        elif n.target is torch.ops.aten.topk.default:
+        elif n.target is torch.ops.aten.topk.default and result[0].dtype == torch.long:
             self.taken.append(result[0] & (2**32 - 1))  # see nearest_by_keys
         return result
 

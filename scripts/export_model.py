@@ -41,7 +41,10 @@ def main() -> None:
     model = load_model(options.weights)
     exported = export_model(model, form, batch_size=options.batch_size, num_points=options.num_points)
     if options.check:
-        print(check_export(model, exported))
+        try:
+            print(check_export(model, exported))
+        except ValueError as error:
+            raise ValueError(f"--out {options.out}: not written: {error}") from error
     with atomic_write(options.out) as file:
         file.write(exported.contents)
     print(f"{options.out}: {exported.format}, {len(exported.contents) / 1e6:.1f} MB, {exported.inputs}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
-__all__ = ["farthest_in_a_loop", "nearest_by_keys", "nearest_by_topk"]
+__all__ = ["farthest_in_a_loop", "nearest_by_keys", "nearest_by_topk", "sort_by_topk"]
 
 
 def farthest_in_a_loop(points: Tensor, count: int, lengths: Tensor | None = None) -> Tensor:
@@ -43,11 +43,17 @@ def nearest_by_topk(points: Tensor, queries: Tensor, k: int, lengths: Tensor | N
 
 
 def nearest_by_keys(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = None) -> Tensor:
-    """`points_plain.k_nearest` for PyTorch: float32 bits with the index below them are keys of which no two are equal."""
+    """`points_plain.k_nearest` for PyTorch: float32 bits with the index below them are keys, no two of them equal."""
     distance = _square_distances(points, queries, lengths).float()
     place = torch.arange(distance.shape[-1], device=distance.device)
     key = (distance.view(torch.int32).long() << 32) | place
     return key.topk(k, dim=-1, largest=False).values & (2**32 - 1)
+
+
+def sort_by_topk(x: Tensor, dim: int = -1, descending: bool = False, **_stable: bool | None) -> tuple[Tensor, Tensor]:
+    """aten.sort for ONNX, as `nearest_by_topk`: stable because the first of equals comes first (the Morton order)."""
+    values, indices = x.topk(x.shape[dim], dim=dim, largest=descending)
+    return values, indices
 
 
 def _square_distances(points: Tensor, queries: Tensor, lengths: Tensor | None) -> Tensor:
