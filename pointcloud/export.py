@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from pointcloud.kernels.points_exported import farthest_in_a_loop, nearest_by_keys, nearest_by_topk, sort_by_topk
+from pointcloud.kernels.points_exported import argsort_by_topk, farthest_in_a_loop, nearest_by_keys, nearest_by_topk
 from pointcloud.models import SEGMENTER, LoadedModel
 
 Format = Literal["onnx", "torch"]
@@ -46,7 +46,7 @@ FOR_TORCH = {**_FARTHEST, torch.ops.pointcloud.k_nearest.default: nearest_by_key
 FOR_ONNX = {
     **_FARTHEST,
     torch.ops.pointcloud.k_nearest.default: nearest_by_topk,
-    torch.ops.aten.sort.stable: sort_by_topk,
+    torch.ops.aten.argsort.stable: argsort_by_topk,
 }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
-__all__ = ["farthest_in_a_loop", "nearest_by_keys", "nearest_by_topk", "sort_by_topk"]
+__all__ = ["argsort_by_topk", "farthest_in_a_loop", "nearest_by_keys", "nearest_by_topk"]
 
 
 def farthest_in_a_loop(points: Tensor, count: int, lengths: Tensor | None = None) -> Tensor:
@@ -50,10 +50,10 @@ def nearest_by_keys(points: Tensor, queries: Tensor, k: int, lengths: Tensor | N
     return key.topk(k, dim=-1, largest=False).values & (2**32 - 1)
 
 
-def sort_by_topk(x: Tensor, dim: int = -1, descending: bool = False, **_stable: bool | None) -> tuple[Tensor, Tensor]:
-    """aten.sort for ONNX, as `nearest_by_topk`: stable because the first of equals comes first (the Morton order)."""
-    values, indices = x.topk(x.shape[dim], dim=dim, largest=descending)
-    return values, indices
+def argsort_by_topk(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Tensor:
+    """aten.argsort for ONNX (the Morton order): always stable, as the first of equals comes first in its TopK."""
+    del stable
+    return x.topk(x.shape[dim], dim=dim, largest=descending).indices
 
 
 def _square_distances(points: Tensor, queries: Tensor, lengths: Tensor | None) -> Tensor:
