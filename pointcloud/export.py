@@ -19,9 +19,8 @@ import importlib.util
 import io
 import json
 import logging
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -171,25 +170,22 @@ def _onnx_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
             f"({_first_line(error)})"
         ) from error
     assert made is not None
-    values = [*made.model.graph.inputs]
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # where in which source file it was made
-        values += node.outputs
-        values += [value for body in node.attributes.values() if body.name == "body" for value in body.value.inputs]
-    _name_sizes(values)
+        for value in node.outputs:
+            value.shape = None if value not in made.model.graph.outputs else value.shape  # a runtime infers them itself
+    _name_sizes(made.model.graph.inputs, made.model.graph.outputs)
     made.model.metadata_props.update({key: json.dumps(value) for key, value in describe(model).items()})
     return made.model_proto.SerializeToString()
 
 
-def _name_sizes(values: Iterable[Any]) -> None:
+def _name_sizes(inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
     """Free sizes are called batch and num_points, as the user reads them, in place of the tracer's letters."""
-    values = [value for value in values if value.shape is not None]
-    points = next(value for value in values if value.name == "points")
-    names = {str(size): name for size, name in zip(points.shape, ("batch", "num_points", "3"), strict=True)}
-    for value in values:
+    names = {str(size): name for size, name in zip(inputs[0].shape, ("batch", "num_points", "3"), strict=True)}
+    for value in (*inputs, *outputs):
         for place, size in enumerate(value.shape):
-            if not isinstance(size, int):  # a letter, or a product of letters
-                value.shape[place] = re.sub(r"\w+", lambda letter: names.get(letter[0], letter[0]), str(size))
+            if not isinstance(size, int):
+                value.shape[place] = names[str(size)]
 
 
 def _in_plain_operators(program: ExportedProgram, table: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
