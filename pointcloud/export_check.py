@@ -54,7 +54,11 @@ def check_export(model: LoadedModel, exported: Exported) -> Agreement:
     clouds = indices = 0
     expected, found = [], []
     for inputs in trial_inputs(model, exported):
-        logits, chosen = run(inputs)
+        try:
+            logits, chosen = run(inputs)
+        except Exception as error:  # a runtime's own, of no common kind
+            shape, reason = tuple(inputs[0].shape), " ".join(str(error).split())[:300]
+            raise ValueError(f"the check with {runtime} failed: points {shape} cannot be run ({reason})") from error
         clouds += len(logits)
         for name, ours, theirs in zip(_index_names(model), _indices(model, inputs[0]), chosen, strict=True):
             if not torch.equal(ours, theirs.view_as(ours)):

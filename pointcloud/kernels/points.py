@@ -4,7 +4,8 @@ kernels on CUDA, the plain twins elsewhere.
     torch.ops.pointcloud.farthest_points(points, count, lengths) -> (B, count) indices
     torch.ops.pointcloud.k_nearest(points, queries, k, lengths) -> (B, M, k) indices
 
-as in `points_plain`. Neither has a gradient. Importing `pointcloud.geometry` registers them.
+as in `points_plain`. Neither has a gradient. Importing `pointcloud.geometry` registers them. Files for other programs
+have plain operators in their place: points_exported.py, by the tables of pointcloud.export.
 
 B clouds, N points, M queries.
 """
