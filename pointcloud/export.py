@@ -39,10 +39,10 @@ DESCRIPTION = "description.json"
 """Name of the extra file, inside a .pt2 file, that an ONNX file has as metadata."""
 MOST_CLOUDS, MOST_POINTS = 2**20, 2**20  # bounds that PyTorch wants of free sizes
 
-_FARTHEST = {torch.ops.pointcloud.farthest_points.default: farthest_in_a_loop}
-FOR_TORCH = {**_FARTHEST, torch.ops.pointcloud.k_nearest.default: nearest_by_keys}
+_FARTHEST: dict[Any, Callable[..., Any]] = {torch.ops.pointcloud.farthest_points.default: farthest_in_a_loop}
+FOR_TORCH: dict[Any, Callable[..., Any]] = {**_FARTHEST, torch.ops.pointcloud.k_nearest.default: nearest_by_keys}
 """What stands in a .pt2 file for the package's operators; FOR_ONNX: and for one that PyTorch's exporter lacks."""
-FOR_ONNX = {
+FOR_ONNX: dict[Any, Callable[..., Any]] = {
     **_FARTHEST,
     torch.ops.pointcloud.k_nearest.default: nearest_by_topk,
     torch.ops.aten.argsort.stable: argsort_by_topk,
