@@ -152,7 +152,7 @@ def describe(model: LoadedModel) -> dict[str, Any]:
 
 def _torch_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
     buffer = io.BytesIO()
-    program = _in_plain_operators(program, FOR_TORCH)
+    program = in_plain_operators(program, FOR_TORCH)
     torch.export.save(program, buffer, extra_files={DESCRIPTION: json.dumps(describe(model), sort_keys=True)})
     return buffer.getvalue()
 
@@ -161,7 +161,7 @@ def _onnx_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
     names = ("points", "category")[: 1 + takes_category(model)]
     try:
         with _quiet():
-            program = _in_plain_operators(program, FOR_ONNX)
+            program = in_plain_operators(program, FOR_ONNX)
             made = torch.onnx.export(program, dynamo=True, verbose=False, input_names=names, output_names=["logits"])
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         attention = model.header["model"].get("attention", "offset")
@@ -188,7 +188,9 @@ def _name_sizes(inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
                 value.shape[place] = names[str(size)]
 
 
-def _in_plain_operators(program: ExportedProgram, table: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
+def in_plain_operators(program: ExportedProgram, table: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
+    """The program with FOR_TORCH's or FOR_ONNX's operators in place of the package's own."""
+    torch._dynamo.reset()  # it traces the loop, and one of other sizes before would have it make sizes inputs
     with _quiet():
         plain = program.run_decompositions(dict(table))
     for part in plain.graph_module.modules():  # the loop's body is a part of its own

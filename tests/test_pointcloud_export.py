@@ -127,11 +127,11 @@ def test_exported_farthest_points_are_those_of_a_naive_loop() -> None:
     random = torch.randn(4, 27, 3)
     sizes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("num_points", min=1)}
     program = torch.export.export(_Farthest(), (random,), dynamic_shapes=(sizes,))
-    plain = program.run_decompositions(dict(export.FOR_ONNX))
+    plain = export.in_plain_operators(program, export.FOR_ONNX)
     session = onnxruntime.InferenceSession(
         torch.onnx.export(plain, dynamo=True, verbose=False).model_proto.SerializeToString()
     )
-    loaded = program.run_decompositions(dict(export.FOR_TORCH)).module()
+    loaded = export.in_plain_operators(program, export.FOR_TORCH).module()
     for clouds in (random, degenerate_clouds(27), degenerate_clouds(30)[:1], random[:2, :3], random[:, :1]):
         expected = torch.tensor([_naive_farthest(cloud.tolist(), 12) for cloud in clouds])
         by_onnx = session.run(None, {session.get_inputs()[0].name: clouds.numpy()})
