@@ -213,11 +213,7 @@ def _small(attention: str, segments: bool) -> LoadedModel:
     ("attention", "segments", "num_points"),
     [
         ("offset", False, 0),
-        ("self", True, 0),
-        ("cross_covariance", False, 0),
-        ("linear", True, 0),
         ("multihead_external", True, 0),
-        ("sagan", False, 0),
         ("sagan", True, 64),
         ("window", True, 0),  # in Morton order
         ("quadtree_a", False, 0),
@@ -246,6 +242,7 @@ def test_sizes_can_be_fixed(models: dict[str, LoadedModel]) -> None:
         program(*_inputs(models["segmenter"], 2, 47))
 
 
+@pytest.mark.slow
 def test_script_writes_what_it_checked(
     models: dict[str, LoadedModel], run_script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
