@@ -41,10 +41,15 @@ def k_nearest(points: Tensor, queries: Tensor, k: int, lengths: Tensor | None = 
     N = points.shape[1]
     if N == 0 or k < 1:
         raise ValueError(f"k_nearest: {N} points and k = {k}, expected at least one of each")
-    index = operators.k_nearest(points.detach(), queries.detach(), min(k, N), lengths)
+    dynamic = isinstance(N, torch.SymInt)  # in an exported graph, which has to hold for k <= N and k > N alike
+    taken = torch.sym_min(k, N) if dynamic else min(k, N)
+    index = operators.k_nearest(points.detach(), queries.detach(), taken, lengths)
     if lengths is not None:
         turn = torch.arange(k, device=index.device) % lengths.unsqueeze(1)  # (B, k)
         return index.gather(2, turn.unsqueeze(1).expand(*index.shape[:2], k))
+    if dynamic:
+        place = torch.arange(k, device=index.device)
+        return index.index_select(2, place % torch.full_like(place, N))
     if k > N:
         index = index.repeat(1, 1, -(-k // N))[..., :k]
     return index
