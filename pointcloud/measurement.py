@@ -46,6 +46,7 @@ class Measurement:
             multiply_adds=count_cost(network, result["num_points"]),
             seconds=self.seconds,
             device=self.clouds.label.device.type,
+            tables={"robustness": [result["robustness"]]} if "robustness" in result else None,
             note=result.get("robustness", {}).get("protocol", ""),
         )
 

@@ -8,10 +8,17 @@ from typing import Any
 
 from pointcloud.robustness import DGCNN
 from shared_attn.runtime.figures import new_figure, save_figure
+from shared_attn.runtime.results import fingerprint
 
 
-def save_robustness(report: Mapping[str, Any], path: Path, *, title: str = "") -> None:
-    """Draws a report of `pointcloud.robustness.measure_robustness` as PNG."""
+def draw_robustness(record: Mapping[str, Any], path: Path) -> None:
+    """The same from a result's record, whose fingerprint the PNG carries (`shared_attn.runtime.results`)."""
+    source = fingerprint([dict(record)])
+    save_robustness(record["tables"]["robustness"][0], path, title=record["name"], description=source)
+
+
+def save_robustness(report: Mapping[str, Any], path: Path, *, title: str = "", description: str = "") -> None:
+    """Draws a report of `pointcloud.robustness.measure_robustness` as PNG, with `description` in it."""
     figure, _ = new_figure(15, 4.6, axes=False)
     figure.subplots_adjust(0.05, 0.13, 0.99, 0.84, wspace=0.22)
     corrupted, turned, thinned = (figure.add_subplot(1, 3, place) for place in (1, 2, 3))
@@ -39,4 +46,4 @@ def save_robustness(report: Mapping[str, Any], path: Path, *, title: str = "") -
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, loc="lower left")
     figure.suptitle(f"{title} (seed {report['seed']})" if title else f"seed {report['seed']}", fontsize=11)
-    save_figure(figure, path)
+    save_figure(figure, path, description=description)

@@ -29,7 +29,9 @@ result, and the test split never selected a checkpoint.
 
 
 def make_results(options: Results) -> None:
+    from pointcloud.robustness_pictures import draw_robustness
     from shared_attn.runtime import results
+    from shared_attn.runtime.result_tables import own_figure
 
     folder, readme = ROOT / "results", ROOT / "README.md"
     records = results.load_records(folder / "records")
@@ -46,9 +48,10 @@ def make_results(options: Results) -> None:
         overview.out: (draw_overview.describe(overview), lambda: draw_overview.draw(overview)),
     }
     for record in records:
-        if "variants" in record.get("tables", {}):
-            path = folder / results.scaling_figure(record)
-            figures[path] = (results.fingerprint([record]), partial(results.draw_scaling, record, path))
+        for table, draw in {"variants": results.draw_scaling, "robustness": draw_robustness}.items():
+            if table in record.get("tables", {}):
+                path = folder / own_figure(record)
+                figures[path] = (results.fingerprint([record]), partial(draw, record, path))
     stale = [path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     stale += [path for path, (source, _) in figures.items() if not results.was_drawn_from(path, source)]
     names = ", ".join(str(path.relative_to(ROOT)) for path in stale)

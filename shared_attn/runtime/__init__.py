@@ -8,7 +8,7 @@ progress     bar, metrics.jsonl, TensorBoard
 interrupt    Ctrl-C saves
 weights      one self-describing .safetensors
 records      results as evidence
-results      tables and figures from records
+results      tables and figures from records; result_tables: the tables of single ones
 ablation     one record from runs that differ in one field
 options      name=value pairs of a command line
 launch       device and precision through Lightning Fabric

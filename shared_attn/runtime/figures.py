@@ -36,7 +36,7 @@ def draw_percent_scale(figure: Any, place: tuple[float, float, float, float], to
     last.set_horizontalalignment("right")
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """As PNG, whole or not at all."""
+def save_figure(figure: Any, path: Path, *, description: str = "") -> None:
+    """As PNG, whole or not at all, with `description` in its text."""
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=130)
+        figure.savefig(file, format="png", dpi=130, metadata={"Description": description} if description else None)
