@@ -11,12 +11,14 @@
 #
 # Environment: DATA (folder of the data sets, default data), BUNDLE (a packed folder to open into DATA first, default
 # .bundle), PYTHON, EXTRA (flags added to every training: "--compile", or for a rehearsal "--device cpu"), and for a
-# rehearsal SIZES (flags added to the attention benchmark: "--channels 16 --sides 16 --original-side 16").
+# rehearsal SIZES and STEPS (flags of the two benchmarks: "--channels 16 --sides 16 --original-side 16" and
+# "--batch-size 2").
 set -uo pipefail
 cd "$(dirname "$0")/.."
 budget=${1:?seconds}; state=${2:?folder of checkpoints}; out=${3:?output folder}; shift 3
 tasks=("$@"); [ ${#tasks[@]} -gt 0 ] || tasks=(check benchmark eat-modelnet40 eagan-cifar10 sagan-cifar10)
-data=${DATA:-data}; bundle=${BUNDLE:-.bundle}; extra=${EXTRA:-}; sizes=${SIZES:-}; python=${PYTHON:-python3}
+data=${DATA:-data}; bundle=${BUNDLE:-.bundle}; extra=${EXTRA:-}; sizes=${SIZES:-}; steps=${STEPS:-}
+python=${PYTHON:-python3}
 started=$SECONDS; failed=0
 mkdir -p "$state" "$out"
 log="$out/session.log"
@@ -33,10 +35,11 @@ export PYTHONPATH="$PWD:$state/site-packages${PYTHONPATH:+:$PYTHONPATH}"
 check() { "$python" -m pytest -q tests/test_devices.py tests/test_functional.py; }
 
 benchmark() {
-  # shellcheck disable=SC2086  # SIZES holds several flags
+  # shellcheck disable=SC2086  # SIZES and STEPS hold several flags
   "$python" scripts/benchmark_attention.py $sizes --json "$out/benchmark_attention.json" &&
-    "$python" scripts/benchmark_training.py --precision both --json "$out/benchmark_training.json" &&
-    "$python" scripts/benchmark_training.py --precision both --compile --json "$out/benchmark_training_compiled.json"
+    "$python" scripts/benchmark_training.py $steps --precision both --json "$out/benchmark_training.json" &&
+    "$python" scripts/benchmark_training.py $steps --precision both --compile \
+      --json "$out/benchmark_training_compiled.json"
 }
 
 # The run saves itself on SIGINT and exits with status 2; 20 seconds remain for saving and copying.
