@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
+from kernel_processes import compare_drawn
 from torch import Tensor
 
 from shared_attn.kernels import external_launch, external_plain
@@ -116,7 +117,6 @@ def compare(case: Case, device: torch.device | str = "cpu") -> None:
 
 
 def main(examples: int) -> None:
-    from hypothesis import HealthCheck, Phase, given, seed, settings
     from hypothesis import strategies as st
 
     cases = st.builds(
@@ -139,19 +139,7 @@ def main(examples: int) -> None:
         tile=st.sampled_from([None, 16]),
     )
 
-    @seed(0)
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],  # shrinking a failure would take minutes
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases)
-    def over_drawn_cases(case: Case) -> None:
-        compare(case)
-
-    over_drawn_cases()
+    compare_drawn(compare, cases, examples)
     compare(Case(B=1, N=280, tile=16))  # more tiles than one program combines
     print("equal")
 

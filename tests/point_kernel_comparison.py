@@ -14,6 +14,7 @@ import sys
 from typing import NamedTuple
 
 import torch
+from kernel_processes import compare_drawn
 from torch import Tensor
 
 from pointcloud.kernels import points_launch, points_plain
@@ -64,7 +65,6 @@ def compare(case: Case, device: torch.device | str = "cpu") -> None:
 
 
 def main(examples: int) -> None:
-    from hypothesis import HealthCheck, Phase, given, seed, settings
     from hypothesis import strategies as st
 
     cases = st.builds(
@@ -79,19 +79,7 @@ def main(examples: int) -> None:
         dtype=st.sampled_from([torch.float32, torch.float16]),
     )
 
-    @seed(0)
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],  # shrinking a failure would take minutes
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases)
-    def over_drawn_cases(case: Case) -> None:
-        compare(case)
-
-    over_drawn_cases()
+    compare_drawn(compare, cases, examples)
     for points in (1, 4096):
         compare(Case(B=1, N=points, M=3, K=32, count=8))
     print("equal")

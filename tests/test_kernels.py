@@ -4,14 +4,12 @@ compilation for a GPU that is not here."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from kernel_processes import interpret, run_python
 from torch import Tensor
 
 from shared_attn import kernels
@@ -260,26 +258,12 @@ def test_kernels_are_chosen_by_device_dtype_and_shape(
     assert not takes_external_attention(x, keys, values)  # type: ignore[arg-type]
 
 
-def _python(*arguments: str, **environment: str) -> str:
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_environment_variable_turns_the_kernels_off() -> None:
     pytest.importorskip("triton")
     code = "from shared_attn import kernels; print(kernels.AVAILABLE)"
-    assert _python("-c", code, CC="cc") == "True"
-    assert _python("-c", code, SHARED_ATTN_KERNELS="0") == "False"
-    assert _python("-c", code, PATH="", CC="") == "False", "Triton builds its launcher with a C compiler"
+    assert run_python("-c", code, CC="cc") == "True"
+    assert run_python("-c", code, SHARED_ATTN_KERNELS="0") == "False"
+    assert run_python("-c", code, PATH="", CC="") == "False", "Triton builds its launcher with a C compiler"
 
 
 def test_import_neither_needs_triton_nor_loads_the_kernels() -> None:
@@ -291,28 +275,22 @@ def test_import_neither_needs_triton_nor_loads_the_kernels() -> None:
         "torch.ops.shared_attn.external_attention(x, k, v, None, None, None, None, 0., True, True, x.dtype)\n"
         "print(kernels.AVAILABLE, 'shared_attn.kernels.external_triton' in sys.modules)"
     )
-    assert _python("-c", code) == "False False"
-
-
-def _interpret(examples: int) -> None:
-    for needed in ("triton", "hypothesis"):
-        pytest.importorskip(needed)
-    assert _python("tests/kernel_comparison.py", str(examples), TRITON_INTERPRET="1") == "equal"
+    assert run_python("-c", code) == "False False"
 
 
 def test_kernels_equal_their_twin() -> None:
-    _interpret(20)
+    interpret("kernel_comparison.py", 20)
 
 
 @pytest.mark.slow
 def test_kernels_equal_their_twin_in_many_cases() -> None:
-    _interpret(100)
+    interpret("kernel_comparison.py", 100)
 
 
 def _compile(*cases: int) -> set[str]:
     """Compiles and checks the cases of those numbers, or all; returns the names of the kernels."""
     pytest.importorskip("triton")
-    rows: list[dict[str, Any]] = json.loads(_python("tests/kernel_compilation.py", *map(str, cases)))
+    rows: list[dict[str, Any]] = json.loads(run_python("tests/kernel_compilation.py", *map(str, cases)))
     for row in rows:
         assert row["cubin"] > 1000, row
         assert row["shared"] <= row["allowed"], row

@@ -4,7 +4,6 @@ here."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernel_processes import interpret, run_python
 from torch import Tensor, nn
 
 from pointcloud import kernels
@@ -20,20 +20,6 @@ from pointcloud.kernels import MAX_POINTS, points, takes_points
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = torch.tensor([3, 40])
-
-
-def _python(*arguments: str, **environment: str) -> str:
-    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
@@ -96,27 +82,21 @@ def test_import_does_not_load_the_kernels() -> None:
         "farthest_points(torch.randn(1, 5, 3), 2)\n"
         "print([m for m in ('triton', 'pointcloud.kernels.points_triton') if m in sys.modules])"
     )
-    assert "points_triton" not in _python("-c", code)
-
-
-def _interpret(examples: int) -> None:
-    for needed in ("triton", "hypothesis"):
-        pytest.importorskip(needed)
-    assert _python("tests/point_kernel_comparison.py", str(examples), TRITON_INTERPRET="1") == "equal"
+    assert "points_triton" not in run_python("-c", code)
 
 
 def test_kernels_equal_their_twins() -> None:
-    _interpret(6)
+    interpret("point_kernel_comparison.py", 6)
 
 
 @pytest.mark.slow
 def test_kernels_equal_their_twins_in_many_cases() -> None:
-    _interpret(100)
+    interpret("point_kernel_comparison.py", 100)
 
 
 def test_kernels_compile_for_gpus_without_spilling_or_fusing_rounding_steps() -> None:
     pytest.importorskip("triton")
-    rows: list[dict[str, Any]] = json.loads(_python("tests/point_kernel_compilation.py"))
+    rows: list[dict[str, Any]] = json.loads(run_python("tests/point_kernel_compilation.py"))
     assert {row["kernel"] for row in rows} == {"farthest", "nearest"}
     assert {row["architecture"] for row in rows} == {86, 90}
     for row in rows:
