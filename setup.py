@@ -13,7 +13,12 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["shared_attn*", "gan*", "pointcloud*"]),
-    package_data={"shared_attn": ["py.typed"], "gan": ["py.typed"], "pointcloud": ["py.typed", "viewer.html"]},
+    package_data={
+        "shared_attn": ["py.typed"],
+        "gan": ["py.typed"],
+        "pointcloud": ["py.typed"],
+        "pointcloud.files": ["viewer.html"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

@@ -1,4 +1,12 @@
-"""Point clouds: PCT and EAT (PCT whose attention is external attention), trained and used on clouds and meshes."""
+"""Point clouds: PCT and EAT (PCT whose attention is external attention), trained and used on clouds and meshes.
+
+networks     classifier, segmenter: encoder, layers, neighbours (its work on pairs: pair_maximum), geometry, kernels/
+training     presets, training, steps (augmentation, mixing, draws), losses, averaging, compilation, reporting
+data         clouds (a set in memory), datasets (which is meant), releases/ (public ones), graphs (torch_geometric's)
+measuring    evaluation, metrics, measurement, robustness (corruptions), benchmark (step_parts, original, published)
+using        models (saved networks), files/ (users' own), export, graph_batches, reference (others' weights)
+pictures     pictures, gallery, attention_pictures, robustness_pictures
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pointcloud.clouds import normalise
 from pointcloud.encoder import PointEncoder
-from pointcloud.meshes import Shape, read_shape
+from pointcloud.files.meshes import Shape, read_shape
 from pointcloud.models import CLASSIFIER, LoadedModel
 from pointcloud.pictures import frame_cloud
 from shared_attn.attention_maps import Slot, choose_slots, record_attention_maps, select_layer, select_slots

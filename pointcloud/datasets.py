@@ -21,7 +21,7 @@ def load_split(data: str | CloudSet | Sequence[Any], dataset: str, split: Split)
 
     Args:
         data: "shapes"; a folder that holds NAME_..._train.npz and NAME_..._test.npz; a folder or a zip of a public
-            release, recognised by what lies in it (`pointcloud.releases.RELEASES`); or one .npz file. Beside a file
+            release, recognised by what lies in it (`pointcloud.releases.readable`); or one .npz file. Beside a file
             with "train" in its name the one with "test" is looked for (and the other way round); a file alone is cut:
             every fifth shape of a class, in a fixed random order, is test. In Python also the clouds themselves: a
             CloudSet, a torch_geometric data set or a list of `Data` (`pointcloud.graphs.clouds_from_graphs`).
@@ -92,8 +92,8 @@ def _load_folder(folder: Path, dataset: str, split: Split) -> CloudSet:
 
 
 def _load_release(path: Path, dataset: str, split: Split) -> CloudSet:
-    from pointcloud.file_source import FileSource
-    from pointcloud.releases import describe_releases, load_release, recognise
+    from pointcloud.releases.file_source import FileSource
+    from pointcloud.releases.readable import describe_releases, load_release, recognise
 
     with FileSource(path) as source:
         release = recognise(source)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pointcloud.clouds import CloudSet, draw_order, normalise, quantise
-from pointcloud.meshes import check_shape
-from pointcloud.shapenetpart import CATEGORIES, CLASS_NAMES, turn_up
+from pointcloud.files.meshes import check_shape
+from pointcloud.releases.shapenetpart import CATEGORIES, CLASS_NAMES, turn_up
 from shared_attn.runtime.seeding import mix_seed
 
 # As torch_geometric numbers them: sorted.

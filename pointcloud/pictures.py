@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pointcloud.viewer import View, save_views_html
+from pointcloud.files.viewer import View, save_views_html
 from shared_attn.runtime.figures import new_figure, save_figure
 
 if TYPE_CHECKING:

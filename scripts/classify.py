@@ -33,11 +33,11 @@ def main() -> None:
         raise ValueError("no files given; expected meshes or clouds")
     check_positive(options, "samplings")
     with quick_imports():
-        from pointcloud.answers import Answers, tell_axes
+        from pointcloud.files.answers import Answers, tell_axes
+        from pointcloud.files.prediction import classify_files
+        from pointcloud.files.streaming import thread_pool
+        from pointcloud.files.user_files import find_files
         from pointcloud.models import CLASSIFIER, load_model
-        from pointcloud.prediction import classify_files
-        from pointcloud.streaming import thread_pool
-        from pointcloud.user_files import find_files
 
     model = load_model(options.weights, CLASSIFIER, device=options.device)
     files, chosen = find_files(options.files), []

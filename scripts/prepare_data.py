@@ -37,7 +37,7 @@ def main() -> None:
     check_positive(options, "num_points")
     if options.workers < 0:
         raise ValueError(f"--workers {options.workers}: expected at least 0")
-    from pointcloud.preparation import prepare
+    from pointcloud.releases.preparation import prepare
 
     files = prepare(
         options.name,

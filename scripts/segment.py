@@ -42,12 +42,12 @@ def main() -> None:
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out}: a file; expected a folder")
     with quick_imports():
-        from pointcloud.answers import Answers, tell_axes
+        from pointcloud.files.answers import Answers, tell_axes
+        from pointcloud.files.segmentation import segment_files
+        from pointcloud.files.segmented_files import Writer
+        from pointcloud.files.streaming import thread_pool
+        from pointcloud.files.user_files import find_files
         from pointcloud.models import SEGMENTER, load_model
-        from pointcloud.segmentation import segment_files
-        from pointcloud.segmented_files import Writer
-        from pointcloud.streaming import thread_pool
-        from pointcloud.user_files import find_files
 
     model = load_model(options.weights, SEGMENTER, device=options.device)
     files, chosen = find_files(options.files, leave_out=options.out), []

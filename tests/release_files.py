@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pointcloud.shapenetpart import CATEGORIES, PART_COUNT, PART_START
+from pointcloud.releases.shapenetpart import CATEGORIES, PART_COUNT, PART_START
 
 UPRIGHT = np.array([1.0, 5.0, 2.0])  # extent along the files' axes: y is up in them
 

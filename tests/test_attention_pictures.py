@@ -22,7 +22,7 @@ from gan.sampling import KIND, finish_generator, load_generator
 from pointcloud import attention_pictures
 from pointcloud.attention_pictures import attend_shape, draw_cloud_attention, spread_weights
 from pointcloud.classifier import PointClassifier
-from pointcloud.meshes import Shape
+from pointcloud.files.meshes import Shape
 from pointcloud.models import CLASSIFIER, SEGMENTER, load_model
 from pointcloud.pictures import frame_cloud
 from pointcloud.segmenter import PartSegmenter

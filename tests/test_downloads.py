@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointcloud import download
-from pointcloud.archives import ARCHIVES, Archive
-from pointcloud.download import fetch, find_fault
+from pointcloud.releases import download
+from pointcloud.releases.archives import ARCHIVES, Archive
+from pointcloud.releases.download import fetch, find_fault
 
 
 @dataclass

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from pointcloud.clouds import CloudSet
 from pointcloud.evaluation import evaluate_largest_part, evaluate_segmenter
 from pointcloud.models import create_model, load_model, model_keywords
-from pointcloud.preparation import prepare
 from pointcloud.presets import PRESETS, Config, check_config, resolve_encoder
 from pointcloud.published import create_published_twin
+from pointcloud.releases.preparation import prepare
 from pointcloud.segmenter import PartSegmenter
 from pointcloud.training import train
 from shared_attn.complexity import count_multiply_adds, count_parameters

@@ -15,7 +15,7 @@ from pointcloud.augmentation import Augmentation, draw_clouds, read_clouds
 from pointcloud.clouds import CloudSet, normalise, quantise, read_clouds_file
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.draws import normal, uniform
-from pointcloud.preparation import prepare
+from pointcloud.releases.preparation import prepare
 from pointcloud.steps import items_at
 
 EVERYTHING = Augmentation(24, 0.5, 180.0, 30.0, (2 / 3, 3 / 2), 0.2, 0.01)

@@ -12,9 +12,9 @@ import pytest
 from small_models import BOX_OFF, VERTICES, write_box, write_small_models
 
 from pointcloud.classifier import PointClassifier
-from pointcloud.meshes import read_shape
+from pointcloud.files.meshes import read_shape
+from pointcloud.files.prediction import classify_file
 from pointcloud.models import CLASSIFIER, load_model
-from pointcloud.prediction import classify_file
 from shared_attn.runtime.weights import save_weights
 
 Script = Callable[..., subprocess.CompletedProcess[str]]

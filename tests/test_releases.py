@@ -23,10 +23,10 @@ from release_files import (
 
 from pointcloud.clouds import CloudSet, read_clouds_file
 from pointcloud.datasets import load_split
-from pointcloud.file_source import FileSource
-from pointcloud.preparation import prepare
-from pointcloud.releases import describe_releases, recognise
-from pointcloud.shapenetpart import PART_COUNT, PART_NAMES, PART_START
+from pointcloud.releases.file_source import FileSource
+from pointcloud.releases.preparation import prepare
+from pointcloud.releases.readable import describe_releases, recognise
+from pointcloud.releases.shapenetpart import PART_COUNT, PART_NAMES, PART_START
 
 PUBLISHED_PART_START = [0, 4, 6, 8, 12, 16, 19, 22, 24, 28, 30, 36, 38, 41, 44, 47]
 PUBLISHED_PART_COUNT = [4, 2, 2, 4, 4, 3, 3, 2, 4, 2, 6, 2, 3, 3, 3, 3]

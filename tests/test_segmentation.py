@@ -14,14 +14,14 @@ import pytest
 import torch
 from small_models import FACES, VERTICES, write_box, write_small_models
 
-from pointcloud.meshes import Shape
+from pointcloud.files.meshes import Shape
+from pointcloud.files.ply import save_parts_ply
+from pointcloud.files.segmentation import Segmentation, segment_file
+from pointcloud.files.segmented_files import save_segmentation
+from pointcloud.files.user_files import UserFile
+from pointcloud.files.viewer import View, read_views, save_views_html
 from pointcloud.models import load_model
 from pointcloud.pictures import part_colours
-from pointcloud.ply import save_parts_ply
-from pointcloud.segmentation import Segmentation, segment_file
-from pointcloud.segmented_files import save_segmentation
-from pointcloud.user_files import UserFile
-from pointcloud.viewer import View, read_views, save_views_html
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +41,7 @@ def random_segmentation(count: int, shape: Shape, up: str = "z") -> Segmentation
 
 @pytest.mark.parametrize("count", [1, 2, 50])
 def test_parts_of_points_equal_a_loop_over_the_samples(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pointcloud.segmentation.QUERIES_AT_ONCE", 64)  # several chunks, the last one short
+    monkeypatch.setattr("pointcloud.files.segmentation.QUERIES_AT_ONCE", 64)  # several chunks, the last one short
     queries = np.random.default_rng(9).normal(size=(150, 3))
     result = random_segmentation(count, Shape(queries, None))
     for query, part in zip(queries, result.label_points(), strict=True):
@@ -167,7 +167,7 @@ def test_large_ply_files_are_written_in_pieces(tmp_path: Path, monkeypatch: pyte
     faces = np.random.default_rng(0).integers(0, 100, (70, 3))
     arguments = (points, parts, ["a", "b", "c"], part_colours(["a", "b", "c"]))
     save_parts_ply(tmp_path / "whole.ply", *arguments, faces=faces, face_parts=np.arange(70) % 3)
-    monkeypatch.setattr("pointcloud.ply.ROWS_AT_ONCE", 32)
+    monkeypatch.setattr("pointcloud.files.ply.ROWS_AT_ONCE", 32)
     save_parts_ply(tmp_path / "pieces.ply", *arguments, faces=faces, face_parts=np.arange(70) % 3)
     assert (tmp_path / "whole.ply").read_bytes() == (tmp_path / "pieces.ply").read_bytes()
 

@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import write_box, write_small_models
 
-from pointcloud.answers import Answers, tell_axes
-from pointcloud.meshes import Shape
+from pointcloud.files.answers import Answers, tell_axes
+from pointcloud.files.meshes import Shape
+from pointcloud.files.prediction import Answer, classify_file, classify_files
+from pointcloud.files.streaming import map_in_order, thread_pool
+from pointcloud.files.user_files import UserFile, find_files
 from pointcloud.models import load_model
-from pointcloud.prediction import Answer, classify_file, classify_files
-from pointcloud.streaming import map_in_order, thread_pool
-from pointcloud.text_clouds import read_text_cloud
-from pointcloud.user_files import UserFile, find_files
+from pointcloud.releases.text_clouds import read_text_cloud
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from pointcloud.clouds import CloudSet, draw_order, normalise, quantise
-from pointcloud.conversion import convert
-from pointcloud.file_source import FileSource
+from pointcloud.releases.conversion import convert
+from pointcloud.releases.file_source import FileSource
 from shared_attn.runtime.seeding import mix_seed
 
 EXPECTED = "modelnet40_shape_names.txt, modelnet40_train.txt, modelnet40_test.txt and CLASS/NAME.txt"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pointcloud.text_clouds import read_text_cloud
+from pointcloud.releases.text_clouds import read_text_cloud
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
 TEXT_CLOUDS = (".xyz", ".txt", ".pts", ".csv")

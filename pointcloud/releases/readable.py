@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pointcloud import hdf5_clouds, modelnet, resampled_modelnet, shapenetpart
 from pointcloud.clouds import CloudSet
-from pointcloud.file_source import FileSource
+from pointcloud.releases import hdf5_clouds, modelnet, resampled_modelnet, shapenetpart
+from pointcloud.releases.file_source import FileSource
 from shared_attn.runtime.seeding import mix_seed
 
 Reader = Callable[..., tuple[CloudSet, list[str]]]

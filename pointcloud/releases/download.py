@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pointcloud.archives import Archive
+from pointcloud.releases.archives import Archive
 from shared_attn.runtime.records import hash_file
 
 TIMEOUT = 60.0  # seconds without a byte

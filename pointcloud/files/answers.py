@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from pointcloud.user_files import UserFile
+from pointcloud.files.user_files import UserFile
 
 BAR_FROM = 8  # files: fewer are done before a bar helps
 WIDEST = 60  # characters of the column of files

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from pointcloud.clouds import normalise
-from pointcloud.meshes import Shape, read_shape
+from pointcloud.files.meshes import Shape, read_shape
+from pointcloud.files.streaming import map_in_order
+from pointcloud.files.user_files import UserFile
 from pointcloud.models import LoadedModel
-from pointcloud.streaming import map_in_order
-from pointcloud.user_files import UserFile
 
 SAMPLINGS = 8  # samplings of a shape whose answers are averaged
 FILES_AT_ONCE = 32  # through the network on a GPU; a CPU is as fast with one

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from pointcloud.clouds import CloudSet, draw_order, normalise, quantise, unique_names
-from pointcloud.conversion import convert
-from pointcloud.file_source import FileSource
-from pointcloud.resampled_modelnet import parse_table
+from pointcloud.releases.conversion import convert
+from pointcloud.releases.file_source import FileSource
+from pointcloud.releases.resampled_modelnet import parse_table
 from shared_attn.runtime.seeding import mix_seed
 
 EXPECTED = "synsetoffset2category.txt, train_test_split/shuffled_*_file_list.json and SYNSET/*.txt"

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from pointcloud.evaluation import takes_category
-from pointcloud.meshes import Shape
+from pointcloud.files.meshes import Shape
+from pointcloud.files.prediction import Axis, Up, possible_axes, read_user_file, sample_clouds
+from pointcloud.files.streaming import map_in_order
+from pointcloud.files.user_files import UserFile
 from pointcloud.models import LoadedModel
-from pointcloud.prediction import Axis, Up, possible_axes, read_user_file, sample_clouds
-from pointcloud.streaming import map_in_order
-from pointcloud.user_files import UserFile
 
 SAMPLINGS = 4  # of a shape; together they are what its points' and faces' neighbours are looked for in
 NEIGHBOURS = 3  # sampled points whose answers a point takes the mean of

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from pointcloud.clouds import CloudSet, normalise, quantise, unique_names
-from pointcloud.conversion import convert
-from pointcloud.file_source import FileSource
-from pointcloud.meshes import parse_mesh
+from pointcloud.files.meshes import parse_mesh
+from pointcloud.releases.conversion import convert
+from pointcloud.releases.file_source import FileSource
 from shared_attn.runtime.seeding import mix_seed
 
 EXPECTED = "CLASS/train/*.off and CLASS/test/*.off"

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from pointcloud.clouds import CloudSet, normalise, quantise
-from pointcloud.file_source import FileSource
-from pointcloud.shapenetpart import as_part_set, check_parts, find_category, turn_up
+from pointcloud.releases.file_source import FileSource
+from pointcloud.releases.shapenetpart import as_part_set, check_parts, find_category, turn_up
 
 EXPECTED_MODELNET = "shape_names.txt, ply_data_train*.h5 and ply_data_test*.h5"
 EXPECTED_PARTS = "all_object_categories.txt, ply_data_train*.h5, ply_data_val*.h5 and ply_data_test*.h5"

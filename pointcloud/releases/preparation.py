@@ -6,11 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from pointcloud.archives import ARCHIVES, Archive
 from pointcloud.clouds import read_origin, write_clouds_file
-from pointcloud.download import fetch
-from pointcloud.file_source import FileSource
-from pointcloud.releases import RELEASES, Release
+from pointcloud.releases.archives import ARCHIVES, Archive
+from pointcloud.releases.download import fetch
+from pointcloud.releases.file_source import FileSource
+from pointcloud.releases.readable import RELEASES, Release
 
 
 def prepare(

@@ -11,12 +11,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from pointcloud.meshes import Shape
+from pointcloud.files.meshes import Shape
+from pointcloud.files.ply import save_parts_ply
+from pointcloud.files.segmentation import Segmentation
+from pointcloud.files.user_files import UserFile
+from pointcloud.files.viewer import View, save_views_html
 from pointcloud.pictures import part_colours, save_clouds_png
-from pointcloud.ply import save_parts_ply
-from pointcloud.segmentation import Segmentation
-from pointcloud.user_files import UserFile
-from pointcloud.viewer import View, save_views_html
 from shared_attn.runtime.files import atomic_write
 
 Format = Literal["ply", "png", "html"]

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pointcloud.file_source import FileSource
+from pointcloud.releases.file_source import FileSource
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
-from pointcloud.meshes import MESHES, TEXT_CLOUDS
+from pointcloud.files.meshes import MESHES, TEXT_CLOUDS
 
 KNOWN = (*MESHES, *TEXT_CLOUDS, ".npy")
 AMBIGUOUS = (".txt", ".csv")  # a folder of shapes may hold lists and notes under these names
