@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pointcloud.augmentation import read_clouds
 from pointcloud.clouds import CloudSet
@@ -33,16 +34,28 @@ def draw_test_segmentations(
     clouds = load_split(data, dataset, "test")
     if clouds.part_names != model.header["part_names"]:
         raise ValueError(f"--weights {weights}: its parts are not those of the data set {dataset}")
+    draw_segmentations(model.network, clouds, model.num_points, stem, count=count)
+
+
+def draw_segmentations(
+    network: nn.Module, clouds: CloudSet, num_points: int, stem: Path, *, count: int = 8, truth: bool = False
+) -> None:
+    """The same for a network and its clouds; with `truth` the true parts stand below in a second row each."""
     chosen = clouds.select(_one_a_class(clouds, count))
     predicted = []
-    for items, logits in predict_logits(model.network, chosen, model.num_points):
+    for items, logits in predict_logits(network, chosen, num_points):
         own = category_mask(chosen.label[items], logits.shape[-1], clouds.part_start, clouds.part_count)
         predicted.append(logits.masked_fill(~own, -torch.inf).argmax(-1))
-    points = read_clouds(chosen.points, torch.arange(len(chosen)), None, chosen.unit)[:, : model.num_points]
-    titles = [clouds.class_names[label] for label in chosen.label]
-    labels = list(torch.cat(predicted))
-    save_clouds_png(list(points), labels, clouds.part_names, stem.with_suffix(".png"), titles=titles)
-    save_clouds_html(list(points), labels, clouds.part_names, stem.with_suffix(".html"), titles=titles)
+    everyone = torch.arange(len(chosen), device=chosen.label.device)
+    points = list(read_clouds(chosen.points, everyone, None, chosen.unit)[:, :num_points].cpu())
+    titles, labels = [clouds.class_names[label] for label in chosen.label], list(torch.cat(predicted).cpu())
+    if truth:
+        assert chosen.part_label is not None
+        points, labels = points * 2, labels + list(chosen.part_label[:, :num_points].cpu())
+        titles += [f"{title}, true parts" for title in titles]
+    columns = len(chosen) if truth else 4
+    save_clouds_png(points, labels, clouds.part_names, stem.with_suffix(".png"), titles=titles, columns=columns)
+    save_clouds_html(points, labels, clouds.part_names, stem.with_suffix(".html"), titles=titles)
 
 
 def _one_a_class(clouds: CloudSet, count: int) -> torch.Tensor:

@@ -70,6 +70,11 @@ def finish(
         from pointcloud.pictures import save_confusion_matrix
 
         save_confusion_matrix(confusion, train_set.class_names, config.out / "confusion.png")
+    else:
+        from pointcloud.gallery import draw_segmentations
+
+        points = config.evaluate_points or config.num_points
+        draw_segmentations(network, test_set, points, config.out / "parts", truth=True)
     lines = read_metrics(config.out)
     names = sorted({name for line in lines for name in line if name.startswith(("train_", "validation_"))})
     write_record(

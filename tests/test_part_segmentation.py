@@ -14,6 +14,7 @@ import torch
 from release_files import write_shapenetpart_hdf5, write_shapenetpart_text
 from torch import Tensor, nn
 
+from pointcloud import gallery
 from pointcloud.clouds import CloudSet
 from pointcloud.evaluation import evaluate_largest_part, evaluate_segmenter
 from pointcloud.models import create_model, load_model, model_keywords
@@ -336,6 +337,7 @@ def test_runs_and_weights_from_before_the_flag_go_on(tmp_path: Path) -> None:
         device="cpu",
     )
     metrics = train(config, train_data=clouds, test_data=clouds)
+    assert (tmp_path / "run" / "parts.png").exists()
     written = json.loads((tmp_path / "run" / "config.json").read_text())
     assert written.pop("neighbour_embedding") == "none" and written["embed_channels"] == [128, 128]
     (tmp_path / "run" / "config.json").write_text(json.dumps(written))
@@ -345,3 +347,19 @@ def test_runs_and_weights_from_before_the_flag_go_on(tmp_path: Path) -> None:
     old = load_model("eat-shapes-parts")
     assert "neighbour_embedding" not in old.header["model"]
     assert isinstance(create_model(config, clouds), PartSegmenter)
+
+
+def test_the_gallery_shows_the_answer_and_below_it_the_truth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clouds, shown = part_set(6), {}
+    monkeypatch.setattr(gallery, "save_clouds_png", lambda *given, **how: shown.update(given=given, **how))
+    network = PartSegmenter(len(clouds.part_names), len(clouds.class_names), num_layers=1, fuse_channels=16)
+    gallery.draw_segmentations(network.eval(), clouds, 20, tmp_path / "parts", truth=True)
+    points, labels, _, _ = shown["given"]
+    count = len(points) // 2
+    assert shown["columns"] == count == 3 and shown["titles"][3] == "x, true parts"
+    for place in range(count):  # the first three shapes are the first of their categories
+        assert torch.equal(labels[count + place], clouds.part_label[place, :20])
+        with torch.no_grad():
+            logits = network(points[place].unsqueeze(0), clouds.label[place : place + 1])[0]
+        own = logits[:, START[place] : START[place] + COUNT[place]]
+        assert torch.equal(labels[place], own.argmax(-1) + START[place])
