@@ -194,4 +194,5 @@ def _reported(record: Record, reported: Mapping[str, Any]) -> str:
 
 def _machine(record: Record) -> str:
     machine = record["machine"]
-    return str(machine.get("gpu") or f"{machine['threads']} cores of {machine['cpu']}")
+    cores = "1 core" if machine["threads"] == 1 else f"{machine['threads']} cores"
+    return str(machine.get("gpu") or f"{cores} of {machine['cpu']}")
