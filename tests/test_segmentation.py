@@ -14,6 +14,7 @@ import pytest
 import torch
 from small_models import FACES, VERTICES, write_box, write_small_models
 
+from pointcloud.datasets import load_split
 from pointcloud.files.meshes import Shape
 from pointcloud.files.ply import save_parts_ply
 from pointcloud.files.segmentation import Segmentation, segment_file
@@ -260,3 +261,15 @@ def test_parts_of_a_class_are_told_apart_by_colour() -> None:
     colours = part_colours(names)
     assert len(np.unique(colours[:20], axis=0)) == 20
     assert np.array_equal(colours[:20], colours[20:])
+
+
+@pytest.mark.slow
+def test_categories_of_shapes_are_found(tmp_path: Path) -> None:
+    """With the shipped weights, which a wrong category leaves as sure of their parts as the right one."""
+    model, clouds = load_model("eat-shapes-parts"), load_split("shapes", "shapes", "test")
+    found = 0
+    for number, name in enumerate(clouds.class_names):
+        first = int((clouds.label == number).nonzero()[0])
+        np.save(tmp_path / f"{name}.npy", clouds.points[first].numpy() * clouds.unit)
+        found += segment_file(model, tmp_path / f"{name}.npy").category == name
+    assert found >= 0.9 * len(clouds.class_names)
