@@ -23,7 +23,8 @@ class Options:
     formats: tuple[Literal["ply", "png", "html"], ...] = ("ply", "png", "html")
     """What is written of each file: all points and faces coloured, a picture, an interactive page."""
     category: str | None = None
-    """The files' class; without it every class of the weights is tried and the likeliest kept."""
+    """The files' class. Without it every class of the weights is tried, and the likeliest kept: a guess, so give it
+    where it is known."""
     up: Literal["z", "y", "auto"] = "z"
     """Which axis of the files is up; auto: y for glTF, else z or y by the surer answer."""
     samplings: int = 4
