@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from shared_attn import create_attention
+from shared_attn import create_attention, products
 
 __all__ = ["Cost", "attention_cost", "count_multiply_adds", "count_parameters"]
 
@@ -72,6 +72,10 @@ def _added_matrix_vector_flops(_added: Sequence[int], matrix: Sequence[int], *_:
     return 2 * math.prod(matrix)
 
 
+def _rows_flops(x: Sequence[int], rows: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(x) * rows[0]
+
+
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     """q k^T and a v for shapes (B, H, N, D), (B, H, M, D), (B, H, M, E)."""
     pairs = math.prod(query[:-1]) * key[-2]
@@ -104,4 +108,5 @@ _CORRECTIONS = {
     torch.ops.aten.dot: _matrix_vector_flops,
     torch.ops.aten.addmv: _added_matrix_vector_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    **({torch.ops.mkldnn._linear_pointwise: _rows_flops} if products.AVAILABLE else {}),
 }

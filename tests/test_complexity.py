@@ -13,6 +13,7 @@ from torch import nn
 from shared_attn import create_attention, list_attentions
 from shared_attn.complexity import Cost, attention_cost, count_multiply_adds, count_parameters
 from shared_attn.external import ExternalAttentionBlock
+from shared_attn.products import LEAST_WORK, LinearMap
 
 C, S, N = 512, 64, 128 * 128  # table 12 of arXiv 2105.02358
 LINEAR = {
@@ -102,6 +103,14 @@ def test_whole_networks_and_backward_passes_are_counted() -> None:
     assert count_multiply_adds(network, x) == forward
     first = 2 * 16 * 4 * 8 * 9  # the first layer needs no gradient of its input
     assert count_multiply_adds(lambda: network(x).sum().backward()) == 3 * forward - first
+
+
+def test_products_of_a_training_step_are_counted() -> None:
+    """Large float32 products of LinearMap go another way while gradients are taken."""
+    layer, x = LinearMap(64, 96), torch.randn(512, 64, requires_grad=True)
+    forward = 512 * 64 * 96
+    assert forward >= LEAST_WORK and count_multiply_adds(layer, x) == forward
+    assert count_multiply_adds(lambda: layer(x).sum().backward()) == 3 * forward
 
 
 def test_products_with_vectors_are_counted() -> None:

@@ -26,6 +26,7 @@ SHRINK = {
     "prepare_data.py": "",
     "classify.py": "",
     "segment.py": "",
+    "export_model.py": "--num-points 1024 --batch-size 1",
     "benchmark_attention.py": "--help",  # minutes; its measuring is tested in test_benchmark.py
     "benchmark_training.py": "--help",
     "visualise_attention.py": "",
