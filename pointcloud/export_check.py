@@ -109,7 +109,8 @@ def degenerate_clouds(num_points: int) -> Tensor:
 
 def _index_names(model: LoadedModel) -> list[str]:
     encoder: Any = model.network.encoder
-    levels = [f"neighbours of level {level}" for level in range(1, len(encoder.neighbours) + 1)]
+    searches = len(encoder.neighbours) if encoder.num_centres else bool(encoder.neighbours)  # all points: one for all
+    levels = [f"neighbours of level {level}" for level in range(1, searches + 1)]
     return ["farthest points", *levels] if _samples(model) else levels
 
 
@@ -122,7 +123,7 @@ def _indices(model: LoadedModel, points: Tensor) -> list[Tensor]:
     """Farthest points (B, M), where the network takes any, and each level's neighbours (B, M, at most K)."""
     encoder: Any = model.network.encoder
     B, N, _ = points.shape
-    counts = encoder.num_centres or (N,) * len(encoder.neighbours)
+    counts = encoder.num_centres or (N,) * bool(encoder.neighbours)
     order = farthest_points(points, counts[0]) if _samples(model) else torch.arange(N).expand(B, N)
     indices = [order] if _samples(model) else []
     for count in counts[: len(encoder.neighbours)]:

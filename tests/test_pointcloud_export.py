@@ -189,10 +189,16 @@ def test_check_compares_indices_and_logits(
         check_export(other, exported)
 
 
-def _small(attention: str, segments: bool) -> LoadedModel:
+def _small(attention: str, segments: bool, **more: Any) -> LoadedModel:
     """With batch-norm statistics and affine maps as if trained."""
     torch.manual_seed(0)
-    keywords: dict[str, Any] = {"attention": attention, "num_layers": 1, "fuse_channels": 24, "num_neighbours": 4}
+    keywords: dict[str, Any] = {
+        "attention": attention,
+        "num_layers": 1,
+        "fuse_channels": 24,
+        "num_neighbours": 4,
+        **more,
+    }
     network: nn.Module
     if segments:
         network = PartSegmenter(4, head_channels=(16, 12), embed_channels=(8, 16), **keywords)
@@ -302,3 +308,24 @@ def test_exported_says_its_inputs() -> None:
     exported = Exported("onnx", b"", 0, 0, False)
     assert exported.inputs == "points (batch, num_points, 3) float32"
     assert dataclasses.replace(exported, with_category=True).inputs.endswith("category (batch,) int64")
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_one_cloud_of_one_size(models: dict[str, LoadedModel], form: export.Format) -> None:
+    """Where strides of sizes of one say nothing, and the loop has to keep its own."""
+    for package in export.PACKAGES:
+        pytest.importorskip(package)
+    exported = export_model(models["classifier"], form, batch_size=1, num_points=40)
+    assert exported.inputs == "points (1, 40, 3) float32"
+    agreement = check_export(models["classifier"], exported)
+    assert agreement.difference < 1e-4 and agreement.indices > 0
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_segmenter_that_looks_for_neighbours_at_all_points(form: export.Format) -> None:
+    """Both neighbour embeddings share one search."""
+    for package in export.PACKAGES:
+        pytest.importorskip(package)
+    model = _small("external", True, neighbour_embedding="sg", neighbour_channels=(8, 8))
+    agreement = check_export(model, export_model(model, form))
+    assert agreement.difference < 1e-4 and agreement.indices > 0

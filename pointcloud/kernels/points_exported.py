@@ -16,10 +16,13 @@ __all__ = ["argsort_by_topk", "farthest_in_a_loop", "nearest_by_keys", "nearest_
 def farthest_in_a_loop(points: Tensor, count: int, lengths: Tensor | None = None) -> Tensor:
     """`points_plain.farthest_points` as one loop (ONNX: the operator Loop), whatever `count` is."""
     xyz = points.transpose(1, 2).contiguous()  # (B, 3, N)
-    nearest = torch.full_like(xyz[:, :1], torch.inf)  # (B, 1, N): sizes of one spare the loop what reshapes
+    B, _, N = xyz.shape
+    # (B, 1, N) and (B, 1, count): sizes of one spare the loop what reshapes. Not made like a view, whose strides of a
+    # single cloud the loop's own results would not have.
+    nearest = xyz.new_full((B, 1, N), torch.inf)
     if lengths is not None:
         nearest = nearest.masked_fill(_beyond(lengths, points).unsqueeze(1), -torch.inf)
-    chosen = torch.zeros_like(xyz[:, :1, :1], dtype=torch.long).repeat(1, 1, count)  # (B, 1, count)
+    chosen = xyz.new_zeros((B, 1, count), dtype=torch.long)
     place = torch.arange(count, device=points.device)
 
     def unfinished(step: Tensor, _nearest: Tensor, _latest: Tensor, _chosen: Tensor) -> Tensor:
@@ -32,8 +35,13 @@ def farthest_in_a_loop(points: Tensor, count: int, lengths: Tensor | None = None
         latest = nearest.argmax(2, keepdim=True)  # (B, 1, 1), of equals the first
         return step + 1, nearest, latest, torch.where(place == step, latest, chosen)
 
-    start = (torch.ones((), dtype=torch.long, device=points.device), nearest, chosen[..., :1].clone(), chosen)
-    indices: Tensor = while_loop(unfinished, take, start)[3]
+    start = (
+        torch.ones((), dtype=torch.long, device=points.device),
+        nearest,
+        xyz.new_zeros((B, 1, 1), dtype=torch.long),
+        chosen,
+    )
+    indices: Tensor = while_loop(unfinished, take, (first, nearest, latest, chosen))[3]
     return indices.squeeze(1)
 
 
