@@ -35,12 +35,7 @@ def farthest_in_a_loop(points: Tensor, count: int, lengths: Tensor | None = None
         latest = nearest.argmax(2, keepdim=True)  # (B, 1, 1), of equals the first
         return step + 1, nearest, latest, torch.where(place == step, latest, chosen)
 
-    start = (
-        torch.ones((), dtype=torch.long, device=points.device),
-        nearest,
-        xyz.new_zeros((B, 1, 1), dtype=torch.long),
-        chosen,
-    )
+    first, latest = torch.ones((), dtype=torch.long, device=points.device), xyz.new_zeros((B, 1, 1), dtype=torch.long)
     indices: Tensor = while_loop(unfinished, take, (first, nearest, latest, chosen))[3]
     return indices.squeeze(1)
 
