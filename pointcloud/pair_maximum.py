@@ -27,8 +27,8 @@ from torch.autograd.function import once_differentiable
 from pointcloud.geometry import flat_index
 from shared_attn.products import product
 
-CHUNK = 3 * 2**16
-"""Numbers of a chunk of pairs, and thread; 768 KiB: a few of them in a core's caches, and time enough for each call."""
+CHUNK = 2**18
+"""Numbers of a chunk of pairs, and thread; 1 MiB: a few of them in a core's caches, and time enough for each call."""
 
 
 def pair_maximum(
@@ -158,6 +158,7 @@ def _chunks(neighbours: Tensor, channels: int) -> Iterator[tuple[int, slice, Ten
     """Cloud, centres, and their neighbours' indices; never over two clouds, so a cloud's result is its own."""
     B, M, K = neighbours.shape
     step = max(1, CHUNK * torch.get_num_threads() // (K * channels))
+    step = -(-M // -(-M // step))  # as many chunks, of one size
     for cloud in range(B):
         for start in range(0, M, step):
             part = slice(start, min(start + step, M))
