@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from pointcloud.evaluation import takes_category
 from pointcloud.kernels.points_exported import argsort_by_topk, farthest_in_a_loop, nearest_by_keys, nearest_by_topk
-from pointcloud.models import SEGMENTER, LoadedModel
+from pointcloud.models import LoadedModel
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -101,7 +102,7 @@ def export_model(model: LoadedModel, form: Format, *, batch_size: int = 0, num_p
     """
     program = export_program(model, batch_size=batch_size, num_points=num_points)
     make = _onnx_contents if form == "onnx" else _torch_contents
-    return Exported(form, make(model, program), batch_size, num_points, takes_category(model))
+    return Exported(form, make(model, program), batch_size, num_points, takes_category(model.network))
 
 
 def export_program(model: LoadedModel, *, batch_size: int = 0, num_points: int = 0) -> ExportedProgram:
@@ -132,20 +133,16 @@ def example_inputs(model: LoadedModel, batch_size: int, num_points: int, seed: i
     points = torch.randn(batch_size, num_points, 3, generator=generator)
     points = points - points.mean(1, keepdim=True)
     points = points / points.norm(dim=2).amax(1).clamp_min(1e-9).view(-1, 1, 1)
-    if not takes_category(model):
+    if not takes_category(model.network):
         return (points,)
     return points, torch.arange(batch_size) % model.header["model"]["num_categories"]
-
-
-def takes_category(model: LoadedModel) -> bool:
-    return model.header["kind"] == SEGMENTER and bool(model.header["model"].get("num_categories"))
 
 
 def describe(model: LoadedModel) -> dict[str, Any]:
     """What the file says about itself: the weights' header, the axis that is up, and what the inputs are."""
     up = model.header.get("data", {}).get("up", "z")
     given = f"points (batch, num_points, 3) float32: centred on their mean, the farthest at distance 1, {up} up"
-    if takes_category(model):
+    if takes_category(model.network):
         given += "; category (batch,) int64: a place in class_names"
     return {**model.header, "up": up, "inputs": given}
 
@@ -158,7 +155,7 @@ def _torch_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
 
 
 def _onnx_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
-    names = ("points", "category")[: 1 + takes_category(model)]
+    names = ("points", "category")[: 1 + takes_category(model.network)]
     try:
         with _quiet():
             program = in_plain_operators(program, FOR_ONNX)

@@ -270,8 +270,8 @@ PRESETS: dict[str, Config] = {
         warmup_epochs=10.0,
         average_epochs=2.0,
     ),
-    # Two CPU cores, half an hour. Milder augmentation and dropout and a higher rate than above learn faster in so few
-    # epochs: after five, 86.2 % of a tenth of the training clouds, held out, against 80.8 %.
+    # Three quarters of an hour on one CPU core. Milder augmentation and dropout and a higher rate than above learn
+    # faster in so few epochs: after five, 86.2 % of a tenth of the training clouds, held out, against 80.8 %.
     "eat-small": replace(
         _MODELNET,
         name="eat-small",
@@ -333,8 +333,8 @@ PRESETS: dict[str, Config] = {
         scale=(2 / 3, 3 / 2),
         shift=0.1,
     ),
-    # Half an hour on one CPU core. Poses differ from shape to shape in the L-PSB, so any pose occurs in training, and a
-    # point's neighbourhood tells more than its place.
+    # Less than an hour on one CPU core. Poses differ from shape to shape in the L-PSB, so any pose occurs in training,
+    # and a point's neighbourhood tells more than its place.
     "eat-lpsb": replace(
         Config(**_PARTS),
         name="eat-lpsb",
