@@ -1,14 +1,20 @@
-"""Differentiable augmentation (Zhao et al. 2020, arXiv 2006.10738): the discriminator sees only augmented images.
+"""Differentiable augmentation: the discriminator sees only augmented images, real and generated alike.
 
 Legend: B batch, H W grid. Each function takes and returns (B, 3, H, W), draws its parameters once an image from
 torch's global generator (seeded each step), and lets gradients through to the images.
+
+`color`, `translation` and `cutout` are DiffAugment's (arXiv 2006.10738); `geometry` is the affine part of ADA's
+pipeline (2006.06676, appendix B). Any of them may be applied to a part of the images only, and that part may follow how
+well the discriminator knows the training images (ADA, section 3; `gan.adaptation`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -54,11 +60,46 @@ def cutout(images: Tensor, ratio: float = 0.5) -> Tensor:
     return images * ~(in_rows[:, None, :, None] & in_columns[:, None, None, :])
 
 
-POLICIES: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}
+def flip(images: Tensor) -> Tensor:
+    """Mirror half of the images."""
+    return torch.where(_uniform(images) < 0.5, images.flip(3), images)
 
 
-def augment(images: Tensor, policies: Iterable[str]) -> Tensor:
-    """Apply the named policies of POLICIES in order; none leaves the images as they are."""
+def geometry(images: Tensor) -> Tensor:
+    """Scale by a factor around 1 (log-normal, deviation 0.2 octaves), stretch likewise, and turn by any angle.
+
+    Pixels are interpolated (bilinear); what comes in from outside is the mirrored image.
+    """
+    B = len(images)
+    scale, stretch = torch.exp2(0.2 * torch.randn(2, B, dtype=images.dtype, device=images.device))
+    angle = (2 * torch.rand(B, dtype=images.dtype, device=images.device) - 1) * math.pi
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    rows = [
+        torch.stack(row, dim=1) for row in ((cos / stretch, -sin / stretch, zero), (sin * stretch, cos * stretch, zero))
+    ]
+    inverse = torch.stack(rows, dim=1) / scale[:, None, None]  # (B, 2, 3), from the new image's places to the old one's
+    grid = F.affine_grid(inverse, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+POLICIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "flip": flip,
+    "color": color,
+    "translation": translation,
+    "cutout": cutout,
+    "geometry": geometry,
+}
+
+
+def augment(images: Tensor, policies: Iterable[str], probability: Tensor | float = 1.0) -> Tensor:
+    """Apply the named policies of POLICIES in order; none leaves the images as they are.
+
+    Args:
+        probability: of each policy for each image, a number or a scalar tensor; 1 applies all to all.
+    """
     for name in policies:
-        images = POLICIES[name](images)
+        changed = POLICIES[name](images)
+        if isinstance(probability, Tensor) or probability < 1:
+            changed = torch.where(_uniform(images) < probability, changed, images)
+        images = changed
     return images

@@ -27,12 +27,32 @@ class GanConfig:
     """keywords of that attention, as name=value, for example memory_size=64"""
     attention_spectral_norm: bool = True
     """normalise the attention's maps as all other layers; external attention hardly acts when it is"""
+    conditional: bool = True
+    """tell both networks the class (class-conditional batch norm, projection); otherwise all images are one class"""
+    generator_spectral_norm: bool = True
+    """divide the generator's weights by their largest singular value"""
+    discriminator_spectral_norm: bool = True
+    """the discriminator's too; a recipe with gradient penalties can do without"""
     generator_width: int = 64
     """the generator's width, 64 in the paper; its layers are multiples of it"""
     discriminator_width: int = 64
     """the discriminator's width, 64 in the paper"""
     inplace_relu: bool = False
     """let the discriminator's skips see relu(x), as implementations with in-place ReLU do; for comparison only"""
+    loss: Literal["hinge", "logistic", "relativistic"] = "hinge"
+    """hinge (SAGAN), logistic (non-saturating), or logistic of real and generated pairs (R3GAN)"""
+    r1_gamma: float = 0.0
+    """weight of the gradient penalty on real images; R3GAN trains CIFAR-10 with 0.05 to 0.005 on images in [-1, 1]"""
+    r2_gamma: float = 0.0
+    """weight of the gradient penalty on generated images"""
+    penalty_every: int = 1
+    """discriminator steps between gradient penalties, which are scaled up as much (lazy regularisation)"""
+    penalty_final: float = 1.0
+    """factor of both weights at the end of the run, reached geometrically"""
+    lecam: float = 0.0
+    """weight of LeCam regularisation: logits stay near the other side's running mean; 0.3 in its paper"""
+    consistency: float = 0.0
+    """weight of balanced consistency: mirrored and shifted images should be judged alike; 10 in its paper"""
     batch_size: int = 64
     """images a step, real and generated each"""
     discriminator_steps: int = 5
@@ -47,8 +67,14 @@ class GanConfig:
     """part of the run after which both rates fall linearly to zero; 1 keeps them"""
     ema_decay: float = 0.0
     """decay a generator step of the averaged generator, which is the one kept; 0 keeps the last generator"""
-    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    augment: tuple[Literal["flip", "color", "translation", "cutout", "geometry"], ...] = ()
     """differentiable augmentation of all that the discriminator sees"""
+    augment_probability: float = 1.0
+    """probability of each augmentation for each image, at the start where it adapts"""
+    augment_target: float = 0.0
+    """mean sign of the real logits that the probability is steered to (ADA: 0.6); 0 keeps the probability"""
+    augment_images: int = 500_000
+    """images in which an adaptive probability could go from 0 to 1"""
     flip: bool = True
     """mirror half of the real images"""
     features: Literal["auto", "inception", "lite0", "none"] = "auto"
@@ -59,6 +85,10 @@ class GanConfig:
     """images between evaluations (distance, sample grid, weights); also at the end"""
     evaluation_samples: int = 10_000
     """generated images an evaluation"""
+    compare_raw: bool = False
+    """evaluate the generator beside its average too"""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """when the discriminator tells every image apart, or samples lose their variety: say so, or end the run too"""
     evaluation_references: int = 0
     """real images an evaluation; 0: all"""
     checkpoint_every: int = 320_000
@@ -71,6 +101,10 @@ class GanConfig:
     """where to train"""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: mixed precision, float32 weights"""
+    compile: bool = False
+    """train through torch.compile, one graph a network; minutes to begin with, then faster"""
+    cuda_graphs: bool = False
+    """on CUDA, capture each whole step as a graph and replay it: no launch of single kernels"""
     fresh: bool = False
     """start over: remove what an earlier run left in the folder"""
 
@@ -85,6 +119,8 @@ FREE_FIELDS = (
     "evaluate_every",
     "evaluation_samples",
     "evaluation_references",
+    "compare_raw",
+    "on_collapse",
     "checkpoint_every",
     "log_every",
     "device",
@@ -176,6 +212,9 @@ def check_config(config: GanConfig) -> None:
         "generator_width",
         "discriminator_width",
         "discriminator_steps",
+        "penalty_every",
+        "penalty_final",
+        "augment_images",
         "generator_lr",
         "discriminator_lr",
         "evaluate_every",
@@ -186,7 +225,10 @@ def check_config(config: GanConfig) -> None:
     for name, below in least.items():
         if not getattr(config, name) > below:  # so that a NaN is refused too
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected more than {below}")
-    for name in ("decay_from", "ema_decay"):
+    for name in ("r1_gamma", "r2_gamma", "lecam", "consistency"):
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 0 or more")
+    for name in ("decay_from", "ema_decay", "augment_probability", "augment_target"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number from 0 to 1")
     if config.evaluation_references == 1:

@@ -21,7 +21,7 @@ from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.records import write_record
 from shared_attn.runtime.weights import save_weights
 
-LOSSES = ("discriminator_loss", "generator_loss", "real_logit", "fake_logit")
+LOGGED = ("discriminator_loss", "real_logit", "fake_logit", "discriminator_accuracy", "generator_loss")
 GRID_ROWS, GRID_COLUMNS = 16, 10  # at most so many classes, samples of each
 
 
@@ -71,8 +71,8 @@ def assess(
 def count_costs(models: dict[str, dict[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
     """Parameters, and multiply-adds of a forward of one image, of both networks."""
     with torch.device("meta"), torch.no_grad():
-        generator = Generator(**models["generator"], spectral_norm=False).eval()
-        discriminator = Discriminator(**models["discriminator"], spectral_norm=False).eval()
+        generator = Generator(**{**models["generator"], "spectral_norm": False}).eval()
+        discriminator = Discriminator(**{**models["discriminator"], "spectral_norm": False}).eval()
         z, label = torch.empty(1, generator.latent_dim), torch.empty(1, dtype=torch.long)
         image = torch.empty(1, 3, generator.image_size, generator.image_size)
         classes = torch.empty(1, generator.num_classes)
@@ -89,7 +89,7 @@ def write_run_record(
 ) -> None:
     """Write `record.json`: the last evaluation's metrics, their curve over the run, and what the networks cost."""
     parameters, multiply_adds = count_costs(models)
-    other = {"shown", "seconds", *LOSSES}
+    other = {"shown", "seconds", *LOGGED}
     evaluations = [line for line in read_metrics(config.out) if line.keys() - other]
     names = sorted(evaluations[-1].keys() - other) if evaluations else []
     write_record(

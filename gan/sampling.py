@@ -54,7 +54,7 @@ def finish_generator(average: Generator, model: dict[str, Any], seed: int) -> Ge
         seed: of the batches that the statistics are estimated on.
     """
     with torch.device("meta"):
-        finished = Generator(**model, spectral_norm=False)
+        finished = Generator(**{**model, "spectral_norm": False})
     state = {name: value.clone() for name, value in plain_state(average.eval()).items()}
     finished.load_state_dict(state, assign=True)
     finished.requires_grad_(False)

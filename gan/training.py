@@ -7,12 +7,13 @@ so a run resumed from a checkpoint repeats the uninterrupted one bit for bit.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from gan.augmentation import augment
+from gan.adaptation import Adaptation
 from gan.averaging import update_average, warm_decay
 from gan.batches import ImageStream
 from gan.datasets import load_image_set
@@ -20,9 +21,9 @@ from gan.discriminator import Discriminator
 from gan.evaluation import prepare_reference
 from gan.features import load_features
 from gan.generator import Generator
-from gan.losses import hinge_discriminator, hinge_generator
 from gan.presets import GanConfig, check_config, free_fields
-from gan.reporting import LOSSES, assess, write_run_record
+from gan.reporting import LOGGED, assess, write_run_record
+from gan.steps import Steps
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
@@ -50,39 +51,30 @@ def train(config: GanConfig) -> None:
     device = fabric.device
     network = load_features(config.features, device, config.inception_weights)
     data = load_image_set(config.data, config.image_size)
+    if not config.conditional:
+        data = replace(data, labels=torch.zeros_like(data.labels), class_names=["all"])
     num_classes, B = len(data.class_names), config.batch_size
 
-    # Both networks, the average that is kept, and the optimizers.
-    shape = {
-        "image_size": config.image_size,
-        "num_classes": num_classes,
-        "attention": config.attention,
-        "attention_options": parse_options(config.attention_options, "--attention-options"),
-        "attention_spectral_norm": config.attention_spectral_norm,
-    }
-    models = {
-        "generator": {**shape, "width": config.generator_width},
-        "discriminator": {**shape, "width": config.discriminator_width, "inplace_relu": config.inplace_relu},
-    }
+    # Both networks, the average that is kept, the optimizers, and what else the steps carry.
+    models = describe_models(config, num_classes)
     seed_step(config.seed, "initialization")
-    bare_generator = build(Generator, models["generator"])
-    bare_discriminator = build(Discriminator, models["discriminator"])
-    average = copy.deepcopy(bare_generator).requires_grad_(False).to(device)
-    generator, generator_optimizer = fabric.setup(
-        bare_generator,
-        torch.optim.Adam(bare_generator.parameters(), config.generator_lr, config.betas, eps=ADAM_EPS),
-    )
-    discriminator, discriminator_optimizer = fabric.setup(
-        bare_discriminator,
-        torch.optim.Adam(bare_discriminator.parameters(), config.discriminator_lr, config.betas, eps=ADAM_EPS),
-    )
+    generator = build(Generator, models["generator"])
+    discriminator = build(Discriminator, models["discriminator"])
+    average = copy.deepcopy(generator).requires_grad_(False).to(device)
+    adaptation = Adaptation(
+        probability=config.augment_probability, target=config.augment_target, images=config.augment_images
+    ).to(device)
+    networks, optimizers = set_up(config, fabric, generator, discriminator)
     parts = {
-        "generator": bare_generator,
-        "discriminator": bare_discriminator,
+        "generator": generator,
+        "discriminator": discriminator,
         "average": average,
-        "generator_optimizer": generator_optimizer,
-        "discriminator_optimizer": discriminator_optimizer,
+        "adaptation": adaptation,
+        **{f"{name}_optimizer": optimizer for name, optimizer in optimizers.items()},
     }
+    steps = Steps(
+        config, fabric, networks, optimizers, adaptation, num_classes=num_classes, latent_dim=average.latent_dim
+    )
 
     open_run(config.out, config, fresh=config.fresh, free=free_fields(config))
     shown, step = restore(config, parts, data.hash)
@@ -96,41 +88,23 @@ def train(config: GanConfig) -> None:
         while shown < config.images:
             before = shown
             seed_step(config.seed, "step", shown)
-            rate = fade(shown / config.images, config.decay_from)
-            set_rate(generator_optimizer, rate * config.generator_lr)
-            set_rate(discriminator_optimizer, rate * config.discriminator_lr)
+            part = shown / config.images
+            rate = fade(part, config.decay_from)
+            set_rate(optimizers["generator"], rate * config.generator_lr)
+            set_rate(optimizers["discriminator"], rate * config.discriminator_lr)
+            steps.penalty_scale.fill_(config.penalty_final**part)
 
-            # The discriminator: real above 1, generated below -1, in one batch. No gradient reaches the generator,
-            # whose batch norm uses the batch's own statistics (its running ones are estimated when it is finished).
-            discriminator.requires_grad_(True)
-            for _ in range(config.discriminator_steps):
-                real, real_labels = stream.batch(shown, B)
-                fake_labels = torch.randint(num_classes, (B,), device=device)
-                with torch.no_grad():
-                    fake = generator(torch.randn(B, average.latent_dim, device=device), fake_labels)
-                images = augment(torch.cat([real, fake]), config.augment)
-                logits = discriminator(images, torch.cat([real_labels, fake_labels]))
-                real_logits, fake_logits = logits.chunk(2)
-                discriminator_loss = hinge_discriminator(real_logits, fake_logits)
-                discriminator_optimizer.zero_grad()
-                fabric.backward(discriminator_loss)
-                discriminator_optimizer.step()
+            for number in range(config.discriminator_steps):
+                real, labels = stream.batch(shown, B)
+                count = step * config.discriminator_steps + number
+                penalise = bool(config.r1_gamma or config.r2_gamma) and count % config.penalty_every == 0
+                judged = steps.train_discriminator(real, labels, penalise=penalise)
                 shown += B
-
-            # The generator, through a discriminator that stands still.
-            discriminator.requires_grad_(False)
-            labels = torch.randint(num_classes, (B,), device=device)
-            images = generator(torch.randn(B, average.latent_dim, device=device), labels)
-            generator_loss = hinge_generator(discriminator(augment(images, config.augment), labels))
-            generator_optimizer.zero_grad()
-            fabric.backward(generator_loss)
-            generator_optimizer.step()
-            update_average(average, bare_generator, warm_decay(config.ema_decay, step))
+            generated = steps.train_generator(real, labels)
+            update_average(average, generator, warm_decay(config.ema_decay, step))
 
             step += 1
-            losses.append(
-                torch.stack([discriminator_loss, generator_loss, real_logits.mean(), fake_logits.mean()]).detach()
-            )
+            losses.append(torch.cat([judged, generated]))
             progress.advance(shown - before)
             done = shown >= config.images
             evaluates = done or passes(before, shown, config.evaluate_every)
@@ -145,6 +119,38 @@ def train(config: GanConfig) -> None:
             if interrupt.requested and not done:
                 interrupt.stop(f"{shown:,} of {config.images:,} images")
         write_run_record(config, models, data, progress, device)
+
+
+def describe_models(config: GanConfig, num_classes: int) -> dict[str, dict[str, Any]]:
+    """The keywords of both networks."""
+    shape = {
+        "image_size": config.image_size,
+        "num_classes": num_classes,
+        "attention": config.attention,
+        "attention_options": parse_options(config.attention_options, "--attention-options"),
+        "attention_spectral_norm": config.attention_spectral_norm,
+    }
+    return {
+        "generator": {**shape, "width": config.generator_width, "spectral_norm": config.generator_spectral_norm},
+        "discriminator": {
+            **shape,
+            "width": config.discriminator_width,
+            "spectral_norm": config.discriminator_spectral_norm,
+            "inplace_relu": config.inplace_relu,
+        },
+    }
+
+
+def set_up(
+    config: GanConfig, fabric: Any, generator: Generator, discriminator: Discriminator
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The networks and their optimizers, by name, on the device and in the precision of the run."""
+    rates = {"generator": config.generator_lr, "discriminator": config.discriminator_lr}
+    networks, optimizers = {}, {}
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        adam = torch.optim.Adam(network.parameters(), rates[name], config.betas, eps=ADAM_EPS, fused=True)
+        networks[name], optimizers[name] = fabric.setup(network, adam)
+    return networks, optimizers
 
 
 def build(network: type[Network], keywords: dict[str, Any]) -> Network:
@@ -185,7 +191,7 @@ def passes(before: int, after: int, every: int) -> bool:
 
 def log_losses(progress: Progress, losses: list[Tensor], step: int) -> None:
     """Write the means of the steps since the last call, and empty the list; refuse to go on after a NaN."""
-    values = torch.stack(losses).double().cpu()  # (steps, 4)
+    values = torch.stack(losses).double().cpu()  # (steps, 5)
     finite = values.isfinite().all(dim=1)
     if not finite.all():
         first = step - len(losses) + 1 + int((~finite).nonzero()[0])
@@ -193,7 +199,7 @@ def log_losses(progress: Progress, losses: list[Tensor], step: int) -> None:
             f"training diverged: a loss is not a finite number at step {first} (before {progress.shown:,} images); "
             "lower --generator-lr and --discriminator-lr; the last good checkpoint stands"
         )
-    means = dict(zip(LOSSES, values.mean(dim=0).tolist(), strict=True))
+    means = dict(zip(LOGGED, values.mean(dim=0).tolist(), strict=True))
     progress.log(**means)
     progress.advance(0, D=means["discriminator_loss"], G=means["generator_loss"])
     losses.clear()

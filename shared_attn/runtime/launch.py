@@ -8,7 +8,7 @@ import torch
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-    from lightning.fabric.plugins.precision.amp import MixedPrecision
+    from lightning.fabric.plugins.precision.precision import Precision
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -52,16 +52,23 @@ def create_fabric(device: str, precision: str) -> Fabric:
     return fabric
 
 
-def _create_autocast(device: str) -> MixedPrecision:
-    """Autocast that leaves a network's inputs as they are.
+def _create_autocast(device: str) -> Precision:
+    """Autocast that leaves a network's inputs as they are, and needs no backward of its own.
 
-    Lightning's own rounds them to bfloat16 too. Coordinates must not be: neighbours and farthest points would be
-    chosen among points moved by up to 1/512 of their size, and not be those that evaluation chooses.
+    Lightning's own rounds the inputs to bfloat16 too. Coordinates must not be: neighbours and farthest points would be
+    chosen among points moved by up to 1/512 of their size, and not be those that evaluation chooses. It also allows a
+    network's output to be differentiated by `fabric.backward` alone, for float16's scaler, which bfloat16 does without;
+    a gradient penalty differentiates before that.
     """
-    from lightning.fabric.plugins.precision.amp import MixedPrecision
+    from lightning.fabric.plugins.precision.precision import Precision
 
-    class WholeInputs(MixedPrecision):
-        def convert_input(self, data: Any) -> Any:
-            return data
+    class Autocast(Precision):
+        precision = "bf16-mixed"
 
-    return WholeInputs("bf16-mixed", device)
+        def forward_context(self) -> Any:
+            return torch.autocast(device, dtype=torch.bfloat16)
+
+        def convert_output(self, data: Any) -> Any:
+            return data.float() if isinstance(data, torch.Tensor) and data.is_floating_point() else data
+
+    return Autocast()

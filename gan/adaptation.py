@@ -1,0 +1,43 @@
+"""What a training carries beside its weights: augmentation's strength, and the running levels of the logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LEVEL_DECAY = 0.99  # of the logits' running means (LeCam, arXiv 2104.03310)
+
+
+class Adaptation(nn.Module):
+    """Scalars that follow the discriminator's logits from step to step, on its device; nothing waits for them.
+
+    Args:
+        probability: augmentation's probability at the start.
+        target: mean sign of the real logits that the probability is steered to (0.6 in ADA, arXiv 2006.06676, section
+            3.1); 0 leaves the probability as it is.
+        images: real images in which the probability could go from 0 to 1.
+    """
+
+    probability: Tensor
+    real_level: Tensor
+    fake_level: Tensor
+
+    def __init__(self, *, probability: float, target: float, images: int):
+        super().__init__()
+        self.target, self.images = target, images
+        self.register_buffer("probability", torch.tensor(float(probability)))
+        self.register_buffer("real_level", torch.tensor(0.0))
+        self.register_buffer("fake_level", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Take in the logits (B,) of a discriminator step.
+
+        A discriminator that is sure of the training images (a high mean sign) has begun to know them by heart: more
+        augmentation; and less otherwise.
+        """
+        if self.target:
+            excess = real_logits.sign().mean() - self.target
+            self.probability.add_(excess.sign() * (len(real_logits) / self.images)).clamp_(0, 1)
+        self.real_level.lerp_(real_logits.mean().to(self.real_level), 1 - LEVEL_DECAY)
+        self.fake_level.lerp_(fake_logits.mean().to(self.fake_level), 1 - LEVEL_DECAY)

@@ -1,0 +1,141 @@
+"""One step of the discriminator and one of the generator, with every loss and regularisation that a recipe may ask for.
+
+Legend: B batch, H W pixels, Z latent size.
+
+Everything a step draws at random comes from torch's global generators, which the caller seeds; no step waits for the
+device, and all shapes stay the same, so that a step can be compiled or captured as a graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan.adaptation import Adaptation
+from gan.augmentation import augment
+from gan.losses import LOSSES, NEEDS_REAL, consistency, gradient_penalty, lecam
+from gan.presets import GanConfig
+
+CONSISTENCY_POLICIES = ("flip", "translation")  # the changes that balanced consistency asks to be ignored
+
+
+class Steps:
+    """Both networks with their optimizers, and what is done to them.
+
+    Args:
+        config: the recipe.
+        fabric: for the backward passes.
+        networks, optimizers: by name, "generator" and "discriminator", as `fabric.setup` returned them.
+        adaptation: augmentation's strength and the logits' levels.
+        num_classes: classes that labels are drawn from.
+        latent_dim: Z.
+
+    Attributes:
+        penalty_scale: factor of the gradient penalties now, a scalar on the device.
+    """
+
+    def __init__(
+        self,
+        config: GanConfig,
+        fabric: Any,
+        networks: dict[str, Any],
+        optimizers: dict[str, Any],
+        adaptation: Adaptation,
+        *,
+        num_classes: int,
+        latent_dim: int,
+    ):
+        self.config, self.fabric, self.adaptation = config, fabric, adaptation
+        self.generator, self.discriminator = networks["generator"], networks["discriminator"]
+        self.optimizers = optimizers
+        self.num_classes, self.latent_dim = num_classes, latent_dim
+        self.device = fabric.device
+        self.discriminator_loss, self.generator_loss = LOSSES[config.loss]
+        self.penalty_scale = torch.ones((), device=self.device)
+        # Fixed at full strength, augmentation needs no choice of images.
+        fixed = config.augment_probability >= 1 and not config.augment_target
+        self.probability: Tensor | float = 1.0 if fixed else adaptation.probability
+
+    def draw_fakes(self, real_labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As many generated images (B, 3, H, W), and their classes (B,): any, or those of the pairs' real images."""
+        B, labels = len(real_labels), real_labels
+        if self.config.loss not in NEEDS_REAL:
+            labels = torch.randint(self.num_classes, (B,), device=self.device)
+        return self.generator(torch.randn(B, self.latent_dim, device=self.device), labels), labels
+
+    def train_discriminator(self, real: Tensor, real_labels: Tensor, *, penalise: bool) -> Tensor:
+        """One update of the discriminator, which sees real and generated images in one batch.
+
+        No gradient reaches the generator, whose batch norm uses the batch's own statistics (its running ones are
+        estimated when it is finished).
+
+        Args:
+            real: (B, 3, H, W) in [-1, 1], and their classes (B,).
+            penalise: add the gradient penalties, scaled up for the steps that go without.
+
+        Returns:
+            (4,): the loss without its regularisations, mean real and mean generated logit, share judged rightly.
+        """
+        config, B = self.config, len(real)
+        self.discriminator.requires_grad_(True)
+        with torch.no_grad():
+            fake, fake_labels = self.draw_fakes(real_labels)
+        images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
+        seen = augment(images, config.augment, self.probability)
+        if config.consistency:
+            seen = torch.cat([seen, augment(images, CONSISTENCY_POLICIES)])
+            labels = labels.repeat(2)
+        if penalise:
+            seen = seen.detach().requires_grad_(True)
+        logits = self.discriminator(seen, labels)  # (2 B or 4 B,)
+        real_logits, fake_logits = logits[:B], logits[B : 2 * B]
+        adversarial = self.discriminator_loss(real_logits, fake_logits)
+        loss = adversarial
+        if config.consistency:
+            loss = loss + config.consistency * 2 * consistency(logits[: 2 * B], logits[2 * B :])
+        if config.lecam:
+            levels = self.adaptation.real_level, self.adaptation.fake_level
+            loss = loss + config.lecam * lecam(real_logits, fake_logits, *levels)
+        if penalise:
+            loss = loss + config.penalty_every * self.penalty_scale * self.penalty(real_logits, fake_logits, seen)
+        self.update("discriminator", loss)
+        self.adaptation.update(real_logits, fake_logits)
+        right = (torch.cat([real_logits, -fake_logits]).detach() > 0).float().mean()
+        return torch.stack([adversarial, real_logits.mean(), fake_logits.mean(), right]).detach()
+
+    def penalty(self, real_logits: Tensor, fake_logits: Tensor, seen: Tensor) -> Tensor:
+        """R1 on the real and R2 on the generated images, each with its weight."""
+        config, B = self.config, len(real_logits)
+        # One backward pass for both: a logit depends on its own image alone. The root of its weight scales its slope.
+        scales = torch.zeros(len(seen) // B, device=seen.device)
+        scales[0], scales[1] = config.r1_gamma**0.5, config.r2_gamma**0.5
+        weighted = torch.cat([real_logits * scales[0], fake_logits * scales[1]])
+        return gradient_penalty(weighted, seen) * (len(seen) / B)
+
+    def train_generator(self, real: Tensor, real_labels: Tensor) -> Tensor:
+        """One update of the generator, through a discriminator that stands still.
+
+        Args:
+            real: (B, 3, H, W) and their classes (B,), which only a relativistic loss looks at.
+
+        Returns:
+            (1,): the loss.
+        """
+        config, B = self.config, len(real)
+        self.discriminator.requires_grad_(False)
+        fake, fake_labels = self.draw_fakes(real_labels)
+        images, labels = fake, fake_labels
+        if config.loss in NEEDS_REAL:
+            images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
+        logits = self.discriminator(augment(images, config.augment, self.probability), labels)
+        loss = self.generator_loss(logits[:-B], logits[-B:])
+        self.update("generator", loss)
+        return loss.detach()[None]
+
+    def update(self, name: str, loss: Tensor) -> None:
+        """Step one network's optimizer down its loss."""
+        self.optimizers[name].zero_grad()
+        self.fabric.backward(loss)
+        self.optimizers[name].step()
