@@ -79,7 +79,8 @@ def geometry(images: Tensor) -> Tensor:
     ]
     inverse = torch.stack(rows, dim=1) / scale[:, None, None]  # (B, 2, 3), from the new image's places to the old one's
     grid = F.affine_grid(inverse, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return moved.contiguous(memory_format=torch.channels_last)
 
 
 POLICIES: dict[str, Callable[[Tensor], Tensor]] = {

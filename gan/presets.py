@@ -231,6 +231,8 @@ def check_config(config: GanConfig) -> None:
     for name in ("decay_from", "ema_decay", "augment_probability", "augment_target"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number from 0 to 1")
+    if config.augment_target and not config.augment:
+        raise ValueError(f"--augment-target {config.augment_target}: nothing to adapt without --augment")
     if config.evaluation_references == 1:
         raise ValueError("--evaluation-references 1: expected 0 (all) or at least 2")
     if not all(0 <= beta < 1 for beta in config.betas):

@@ -1,4 +1,4 @@
-"""Hinge loss, differentiable augmentation, and the averaged generator."""
+"""Losses and regularisations, differentiable and adaptive augmentation, and the averaged generator."""
 
 from __future__ import annotations
 
@@ -9,17 +9,175 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gan.augmentation import POLICIES, augment, cutout, translation
+from gan.adaptation import Adaptation
+from gan.augmentation import POLICIES, augment, cutout, flip, geometry, translation
 from gan.averaging import estimate_statistics, update_average, warm_decay
+from gan.discriminator import Discriminator
 from gan.generator import Generator
-from gan.losses import hinge_discriminator, hinge_generator
+from gan.losses import LOSSES, consistency, gradient_penalty, hinge_discriminator, lecam
+from gan.presets import GanConfig
 from gan.sampling import finish_generator
+from gan.steps import Steps
 
 
 def test_hinge_values_by_hand() -> None:
     real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 3.0])
     assert float(hinge_discriminator(real, fake)) == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 1 + 4) / 3)
-    assert float(hinge_generator(fake)) == pytest.approx(-1 / 3)
+    assert float(LOSSES["hinge"][1](real, fake)) == pytest.approx(-1 / 3)
+
+
+def test_logistic_losses_are_cross_entropies() -> None:
+    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 3.0])
+    ones, zeros = torch.ones(3), torch.zeros(3)
+    entropy = F.binary_cross_entropy_with_logits
+    discriminator, generator = LOSSES["logistic"]
+    assert float(discriminator(real, fake)) == pytest.approx(float(entropy(real, ones) + entropy(fake, zeros)))
+    assert float(generator(real, fake)) == pytest.approx(float(entropy(fake, ones)))
+    discriminator, generator = LOSSES["relativistic"]
+    assert float(discriminator(real, fake)) == pytest.approx(float(entropy(real - fake, ones)))
+    assert float(generator(real, fake)) == pytest.approx(float(entropy(real - fake, zeros)))
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_every_loss_pulls_the_two_sides_apart_and_the_generator_back(name: str) -> None:
+    real, fake = torch.zeros(4, requires_grad=True), torch.zeros(4, requires_grad=True)
+    discriminator, generator = LOSSES[name]
+    towards_real, towards_fake = torch.autograd.grad(discriminator(real, fake), (real, fake))
+    assert (towards_real < 0).all() and (towards_fake > 0).all()
+    (back,) = torch.autograd.grad(generator(real.detach(), fake), fake)
+    assert (back < 0).all()
+
+
+def test_gradient_penalty_of_a_known_slope() -> None:
+    slope = torch.randn(3, 4, 4, dtype=torch.float64, requires_grad=True)
+    images = torch.randn(5, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    logits = (images * slope).sum((1, 2, 3)) + 7
+    penalty = gradient_penalty(logits, images)
+    assert float(penalty.detach()) == pytest.approx(float(slope.detach().square().sum() / 2), rel=1e-6)
+    (gradient,) = torch.autograd.grad(penalty, slope)  # it trains the discriminator
+    torch.testing.assert_close(gradient, slope.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_lecam_and_consistency_by_hand() -> None:
+    real, fake = torch.tensor([1.0, -3.0]), torch.tensor([0.5, -1.0])
+    # max(0, 1 + 1)^2, max(0, -3 + 1)^2; max(0, 0.5 - 0.5)^2, max(0, 0.5 + 1)^2
+    expected = (4 + 0) / 2 + (0 + 2.25) / 2
+    assert float(lecam(real, fake, torch.tensor(0.5), torch.tensor(-1.0))) == pytest.approx(expected)
+    assert float(consistency(real, fake)) == pytest.approx((0.25 + 4) / 2)
+
+
+class Recorder:
+    """A fabric that differentiates plainly."""
+
+    device = torch.device("cpu")
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+
+class NoStep:
+    """An optimizer that leaves the weights as they are."""
+
+    def zero_grad(self) -> None: ...
+
+    def step(self) -> None: ...
+
+
+def bare_steps(**changes: object) -> Steps:
+    torch.manual_seed(0)
+    shape = {"width": 4, "num_classes": 3, "attention": "none", "spectral_norm": False}
+    networks = {"generator": Generator(**shape), "discriminator": Discriminator(**shape)}
+    adaptation = Adaptation(probability=1, target=0, images=1)
+    config = GanConfig(**changes)  # type: ignore[arg-type]
+    optimizers = dict.fromkeys(networks, NoStep())
+    return Steps(config, Recorder(), networks, optimizers, adaptation, num_classes=3, latent_dim=128)
+
+
+def test_penalties_of_a_step_are_those_of_each_side_alone() -> None:
+    """One backward pass over the batch gives R1 on the real and R2 on the generated half, each with its weight."""
+    steps = bare_steps(r1_gamma=0.3, r2_gamma=0.7, consistency=1.0)
+    images, labels = torch.randn(12, 3, 32, 32).requires_grad_(True), torch.tensor([0, 1, 2] * 4)
+    logits = steps.discriminator(images, labels)  # 3 real, 3 generated, and the changed ones of each
+    penalty = steps.penalty(logits[:3], logits[3:6], images)
+    expected = 0.0
+    for gamma, part in ((0.3, slice(0, 3)), (0.7, slice(3, 6))):
+        side = images[part].detach().requires_grad_(True)
+        expected += gamma * float(gradient_penalty(steps.discriminator(side, labels[part]), side))
+    assert float(penalty.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_lazy_penalty_is_scaled_to_the_same_sum() -> None:
+    gradients = []
+    for changes in ({"penalty_every": 1}, {"penalty_every": 4}, {"r1_gamma": 0.0, "r2_gamma": 0.0}):
+        steps = bare_steps(**{"r1_gamma": 0.5, "r2_gamma": 0.5, **changes})
+        torch.manual_seed(1)
+        real, labels = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+        steps.train_discriminator(real, labels, penalise=bool(steps.config.r1_gamma))
+        gradients.append(torch.cat([p.grad.flatten() for p in steps.discriminator.parameters() if p.grad is not None]))
+    every, fourth, none = gradients
+    torch.testing.assert_close(fourth - none, 4 * (every - none), rtol=1e-3, atol=1e-5)
+
+
+def test_a_relativistic_step_pairs_images_of_one_class() -> None:
+    steps = bare_steps(loss="relativistic")
+    labels = torch.tensor([2, 0, 1, 1])
+    _, asked = steps.draw_fakes(labels)
+    assert torch.equal(asked, labels)
+    torch.manual_seed(1)
+    _, asked = bare_steps(loss="hinge").draw_fakes(torch.zeros(64, dtype=torch.long))
+    assert set(asked.tolist()) == {0, 1, 2}
+
+
+def test_a_generator_step_leaves_the_discriminator_without_gradients() -> None:
+    for loss in LOSSES:
+        steps = bare_steps(loss=loss)
+        steps.train_generator(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
+        assert all(p.grad is None for p in steps.discriminator.parameters())
+        assert all(p.grad is not None for p in steps.generator.parameters())
+
+
+def test_adaptive_strength_rises_with_a_sure_discriminator_and_stays_within_bounds() -> None:
+    adaptation = Adaptation(probability=0.5, target=0.6, images=100)
+    sure, unsure = torch.tensor([1.0] * 9 + [-1.0]), torch.tensor([1.0] * 7 + [-1.0] * 3)  # mean signs 0.8 and 0.4
+    adaptation.update(sure, -sure)
+    assert float(adaptation.probability) == pytest.approx(0.6)
+    for _ in range(2):
+        adaptation.update(unsure, unsure)
+    assert float(adaptation.probability) == pytest.approx(0.4)
+    for _ in range(20):
+        adaptation.update(sure, sure)
+    assert float(adaptation.probability) == 1
+    fixed = Adaptation(probability=0.5, target=0, images=100)
+    fixed.update(sure, sure)
+    assert float(fixed.probability) == 0.5
+    assert float(fixed.real_level) == pytest.approx(0.01 * 0.8)
+
+
+def test_augmentation_with_a_probability_changes_that_part_of_the_images() -> None:
+    images = torch.rand(512, 3, 8, 8)
+    changed = augment(images, ["color"], torch.tensor(0.25))
+    same = (changed == images).flatten(1).all(1)
+    assert 0.65 < float(same.float().mean()) < 0.85
+    assert torch.equal(augment(images, ["color", "geometry"], 0.0), images)
+
+
+def test_flips_mirror_and_geometry_turns_about_the_middle() -> None:
+    images = torch.rand(32, 3, 8, 8)
+    flipped = flip(images)
+    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
+    kept = (flipped == images).flatten(1).all(1)
+    assert torch.equal(mirrored, ~kept) and 4 < int(mirrored.sum()) < 28
+    # A radially symmetric disc with a gentle edge is only scaled: its middle stays bright, its level about the same.
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 33), torch.linspace(-1, 1, 33), indexing="ij")
+    disc = torch.exp(-4 * (x**2 + y**2)).expand(16, 3, 33, 33)
+    turned = geometry(disc)
+    assert (turned[:, :, 16, 16] > 0.95).all() and (turned[:, :, 0, 0] < 0.8).all()
+    # Any angle: a mark on the right comes out all around.
+    mark = torch.zeros(256, 1, 33, 33)
+    mark[:, :, 14:19, 22:27] = 1
+    turned = geometry(mark)
+    places = torch.stack([(turned * x).sum((1, 2, 3)), (turned * y).sum((1, 2, 3))])
+    assert (places.mean(1).abs() < 0.25 * places.norm(dim=0).mean()).all()
 
 
 def test_hinge_gradients_stop_beyond_the_margin() -> None:
@@ -34,7 +192,7 @@ def test_augmentation_is_differentiable_and_drawn_for_each_image(policy: str) ->
     x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     many = x.repeat(16, 1, 1, 1)
     out = augment(many, [policy])
-    assert len({tuple(image.flatten().tolist()) for image in out}) > 4
+    assert len({tuple(image.flatten().tolist()) for image in out}) > (1 if policy == "flip" else 4)
     assert torch.equal(many, x.expand_as(many))  # the input is not written into
 
     def fixed(images: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ import gan
 from gan import sampling, training
 from gan.discriminator import Discriminator
 from gan.generator import Generator
+from gan.losses import LOSSES
 from gan.presets import PRESETS, GanConfig, check_config, free_fields
 from gan.sampling import draw_latents, finish_generator
 from gan.training import fade, passes, train
@@ -101,11 +102,29 @@ def test_ten_golden_steps(attention: str, blobs: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses, json.loads(GOLDEN.read_text())[attention], rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+# Everything that a recipe may carry from one step to the next.
+FULL = {
+    "loss": "relativistic",
+    "generator_spectral_norm": False,
+    "r1_gamma": 0.1,
+    "r2_gamma": 0.2,
+    "penalty_every": 3,
+    "penalty_final": 0.1,
+    "lecam": 0.3,
+    "consistency": 1.0,
+    "augment": ("flip", "color", "translation", "cutout", "geometry"),
+    "augment_probability": 0.5,
+    "augment_target": 0.6,
+    "augment_images": 100,
+    "precision": "bf16",
+}
+
+
+@pytest.mark.parametrize("changes", [{"precision": "fp32"}, {"precision": "bf16"}, FULL], ids=["fp32", "bf16", "full"])
 def test_an_interrupted_run_ends_in_the_same_bits(
-    precision: str, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tiny(blobs, tmp_path / "whole", precision=precision)
+    whole = tiny(blobs, tmp_path / "whole", **changes)
     train(whole)
 
     steps = 0
@@ -118,7 +137,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(
         if steps in (3, 7):
             signal.raise_signal(signal.SIGINT)
 
-    pieces = tiny(blobs, tmp_path / "pieces", precision=precision)
+    pieces = tiny(blobs, tmp_path / "pieces", **changes)
     with monkeypatch.context() as patch:
         patch.setattr(training, "update_average", interrupting)
         for shown in ("24", "56"):
@@ -186,6 +205,22 @@ def test_the_average_with_decay_zero_is_the_last_generator(blobs: Path, tmp_path
         assert torch.equal(value, state["average"][name])
 
 
+def test_without_classes_all_images_are_one(blobs: Path, tmp_path: Path) -> None:
+    train(tiny(blobs, tmp_path / "run", images=16, conditional=False))
+    generator = gan.load_generator(tmp_path / "run")
+    assert generator.class_names == ["all"] and generator.num_classes == 1
+
+
+def test_gradient_penalties_alone_change_the_discriminator(blobs: Path, tmp_path: Path) -> None:
+    weights = []
+    for name, gamma in (("with", 5.0), ("without", 0.0)):
+        config = tiny(blobs, tmp_path / name, images=32, r1_gamma=gamma, discriminator_spectral_norm=False)
+        train(config)
+        state = torch.load(config.out / "checkpoint.pt", weights_only=True)["discriminator"]
+        weights.append(state["blocks.0.conv1.weight"])
+    assert not torch.equal(*weights)
+
+
 def test_a_changed_configuration_or_data_is_refused(blobs: Path, tmp_path: Path) -> None:
     config = tiny(blobs, tmp_path / "run", images=16, decay_from=1.0)
     train(config)
@@ -214,14 +249,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(blobs, tmp_path / "run", log_every=3)
-    loss, calls = training.hinge_generator, 0
+    (discriminator, generator), calls = LOSSES["hinge"], 0
 
-    def diverging(logits: torch.Tensor) -> torch.Tensor:
+    def diverging(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return loss(logits) * (float("nan") if calls >= 5 else 1)
+        return generator(real, fake) * (float("nan") if calls >= 5 else 1)
 
-    monkeypatch.setattr(training, "hinge_generator", diverging)
+    monkeypatch.setitem(LOSSES, "hinge", (discriminator, diverging))
     with pytest.raises(ValueError, match="not a finite number at step 5 .*lower --generator-lr") as error:
         train(config)
     assert "\n" not in str(error.value)
@@ -260,6 +295,11 @@ def test_every_preset_constructs(name: str) -> None:
         ({"batch_size": 1}, "--batch-size 1: expected more than 1"),
         ({"generator_lr": -1.0}, "--generator-lr -1.0"),
         ({"discriminator_lr": float("nan")}, "--discriminator-lr nan: expected more than 0"),
+        ({"r1_gamma": -1.0}, "--r1-gamma -1.0: expected 0 or more"),
+        ({"lecam": float("nan")}, "--lecam nan: expected 0 or more"),
+        ({"penalty_every": 0}, "--penalty-every 0: expected more than 0"),
+        ({"augment_target": 1.5}, "--augment-target 1.5: expected a number from 0 to 1"),
+        ({"augment_target": 0.6, "augment": ()}, "--augment-target 0.6: nothing to adapt without --augment"),
         ({"ema_decay": 1.5}, "--ema-decay 1.5: expected a number from 0 to 1"),
         ({"betas": (0.5, 1.0)}, "--betas 0.5 1.0"),
         ({"image_size": 48}, "--image-size 48: expected one of 32, 64, 128"),
