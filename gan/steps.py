@@ -8,6 +8,8 @@ device, and all shapes stay the same, so that a step can be compiled or captured
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +17,11 @@ from torch import Tensor
 
 from gan.adaptation import Adaptation
 from gan.augmentation import augment
+from gan.graphs import GraphedStep
 from gan.losses import LOSSES, NEEDS_REAL, consistency, gradient_penalty, lecam
 from gan.presets import GanConfig
+
+Step = Callable[[Tensor, Tensor], Tensor]
 
 CONSISTENCY_POLICIES = ("flip", "translation")  # the changes that balanced consistency asks to be ignored
 
@@ -57,13 +62,13 @@ class Steps:
         # Fixed at full strength, augmentation needs no choice of images.
         fixed = config.augment_probability >= 1 and not config.augment_target
         self.probability: Tensor | float = 1.0 if fixed else adaptation.probability
-
-    def draw_fakes(self, real_labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As many generated images (B, 3, H, W), and their classes (B,): any, or those of the pairs' real images."""
-        B, labels = len(real_labels), real_labels
-        if self.config.loss not in NEEDS_REAL:
-            labels = torch.randint(self.num_classes, (B,), device=self.device)
-        return self.generator(torch.randn(B, self.latent_dim, device=self.device), labels), labels
+        self._train_discriminator: dict[bool, Step] = {
+            penalise: partial(self._update_discriminator, penalise=penalise) for penalise in (False, True)
+        }
+        self._train_generator: Step = self._update_generator
+        if config.cuda_graphs:
+            self._train_discriminator = {key: GraphedStep(step) for key, step in self._train_discriminator.items()}
+            self._train_generator = GraphedStep(self._train_generator)
 
     def train_discriminator(self, real: Tensor, real_labels: Tensor, *, penalise: bool) -> Tensor:
         """One update of the discriminator, which sees real and generated images in one batch.
@@ -78,10 +83,31 @@ class Steps:
         Returns:
             (4,): the loss without its regularisations, mean real and mean generated logit, share judged rightly.
         """
+        return self._train_discriminator[penalise](real, real_labels)
+
+    def train_generator(self, real: Tensor, real_labels: Tensor) -> Tensor:
+        """One update of the generator, through a discriminator that stands still.
+
+        Args:
+            real: (B, 3, H, W) and their classes (B,), which only a relativistic loss looks at.
+
+        Returns:
+            (1,): the loss.
+        """
+        return self._train_generator(real, real_labels)
+
+    def _draw_fakes(self, real_labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As many generated images (B, 3, H, W), and their classes (B,): any, or those of the pairs' real images."""
+        B, labels = len(real_labels), real_labels
+        if self.config.loss not in NEEDS_REAL:
+            labels = torch.randint(self.num_classes, (B,), device=self.device)
+        return self.generator(torch.randn(B, self.latent_dim, device=self.device), labels), labels
+
+    def _update_discriminator(self, real: Tensor, real_labels: Tensor, *, penalise: bool) -> Tensor:
         config, B = self.config, len(real)
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
-            fake, fake_labels = self.draw_fakes(real_labels)
+            fake, fake_labels = self._draw_fakes(real_labels)
         images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
         seen = augment(images, config.augment, self.probability)
         if config.consistency:
@@ -99,42 +125,32 @@ class Steps:
             levels = self.adaptation.real_level, self.adaptation.fake_level
             loss = loss + config.lecam * lecam(real_logits, fake_logits, *levels)
         if penalise:
-            loss = loss + config.penalty_every * self.penalty_scale * self.penalty(real_logits, fake_logits, seen)
-        self.update("discriminator", loss)
+            loss = loss + config.penalty_every * self.penalty_scale * self._penalty(real_logits, fake_logits, seen)
+        self._step("discriminator", loss)
         self.adaptation.update(real_logits, fake_logits)
         right = (torch.cat([real_logits, -fake_logits]).detach() > 0).float().mean()
         return torch.stack([adversarial, real_logits.mean(), fake_logits.mean(), right]).detach()
 
-    def penalty(self, real_logits: Tensor, fake_logits: Tensor, seen: Tensor) -> Tensor:
+    def _penalty(self, real_logits: Tensor, fake_logits: Tensor, seen: Tensor) -> Tensor:
         """R1 on the real and R2 on the generated images, each with its weight."""
         config, B = self.config, len(real_logits)
         # One backward pass for both: a logit depends on its own image alone. The root of its weight scales its slope.
-        scales = torch.zeros(len(seen) // B, device=seen.device)
-        scales[0], scales[1] = config.r1_gamma**0.5, config.r2_gamma**0.5
-        weighted = torch.cat([real_logits * scales[0], fake_logits * scales[1]])
+        weighted = torch.cat([real_logits * config.r1_gamma**0.5, fake_logits * config.r2_gamma**0.5])
         return gradient_penalty(weighted, seen) * (len(seen) / B)
 
-    def train_generator(self, real: Tensor, real_labels: Tensor) -> Tensor:
-        """One update of the generator, through a discriminator that stands still.
-
-        Args:
-            real: (B, 3, H, W) and their classes (B,), which only a relativistic loss looks at.
-
-        Returns:
-            (1,): the loss.
-        """
+    def _update_generator(self, real: Tensor, real_labels: Tensor) -> Tensor:
         config, B = self.config, len(real)
         self.discriminator.requires_grad_(False)
-        fake, fake_labels = self.draw_fakes(real_labels)
+        fake, fake_labels = self._draw_fakes(real_labels)
         images, labels = fake, fake_labels
         if config.loss in NEEDS_REAL:
             images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
         logits = self.discriminator(augment(images, config.augment, self.probability), labels)
         loss = self.generator_loss(logits[:-B], logits[-B:])
-        self.update("generator", loss)
+        self._step("generator", loss)
         return loss.detach()[None]
 
-    def update(self, name: str, loss: Tensor) -> None:
+    def _step(self, name: str, loss: Tensor) -> None:
         """Step one network's optimizer down its loss."""
         self.optimizers[name].zero_grad()
         self.fabric.backward(loss)

@@ -25,6 +25,7 @@ from gan.presets import GanConfig, check_config, free_fields
 from gan.reporting import LOGGED, assess, write_run_record
 from gan.steps import Steps
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
+from shared_attn.runtime.compilation import compile_network
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.options import parse_options
@@ -145,10 +146,19 @@ def set_up(
     config: GanConfig, fabric: Any, generator: Generator, discriminator: Discriminator
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The networks and their optimizers, by name, on the device and in the precision of the run."""
+    if config.cuda_graphs and fabric.device.type != "cuda":
+        raise ValueError("--cuda-graphs: this machine has no usable CUDA device, or --device cpu was given")
     rates = {"generator": config.generator_lr, "discriminator": config.discriminator_lr}
     networks, optimizers = {}, {}
     for name, network in (("generator", generator), ("discriminator", discriminator)):
-        adam = torch.optim.Adam(network.parameters(), rates[name], config.betas, eps=ADAM_EPS, fused=True)
+        # A captured step reads its rate from the device.
+        rate = torch.tensor(rates[name], device=fabric.device) if config.cuda_graphs else rates[name]
+        network.to(fabric.device)
+        adam = torch.optim.Adam(
+            network.parameters(), rate, config.betas, eps=ADAM_EPS, fused=True, capturable=config.cuda_graphs
+        )
+        if config.compile:
+            compile_network(network, fabric.device, cuda_graphs=False)
         networks[name], optimizers[name] = fabric.setup(network, adam)
     return networks, optimizers
 
@@ -181,7 +191,10 @@ def fade(part: float, decay_from: float) -> float:
 def set_rate(optimizer: Any, rate: float) -> None:
     """Set an optimizer's learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def passes(before: int, after: int, every: int) -> bool:

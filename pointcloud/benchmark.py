@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointcloud.classifier import PointClassifier
-from pointcloud.compilation import compile_network
 from pointcloud.host_memory import keep_freed_memory
 from pointcloud.losses import smoothed_cross_entropy
 from pointcloud.original import load_original
@@ -22,6 +21,7 @@ from shared_attn.benchmark import time_in_turns
 from shared_attn.complexity import count_multiply_adds
 from shared_attn.memory import measure_peak_bytes
 from shared_attn.products import product
+from shared_attn.runtime.compilation import compile_network
 
 NETWORKS = {"pct": "offset", "eat": "external"}
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pointcloud.averaging import WeightAverage, estimate_norms
 from pointcloud.clouds import CloudSet
-from pointcloud.compilation import compile_network
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.evaluation import takes_category
 from pointcloud.host_memory import keep_freed_memory
@@ -24,6 +23,7 @@ from pointcloud.presets import FREE_FIELDS, Config, check_config, resolve_encode
 from pointcloud.reporting import assess, finish, show_progress
 from pointcloud.steps import StepSource
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
+from shared_attn.runtime.compilation import compile_network
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.progress import Progress

@@ -98,7 +98,7 @@ def test_penalties_of_a_step_are_those_of_each_side_alone() -> None:
     steps = bare_steps(r1_gamma=0.3, r2_gamma=0.7, consistency=1.0)
     images, labels = torch.randn(12, 3, 32, 32).requires_grad_(True), torch.tensor([0, 1, 2] * 4)
     logits = steps.discriminator(images, labels)  # 3 real, 3 generated, and the changed ones of each
-    penalty = steps.penalty(logits[:3], logits[3:6], images)
+    penalty = steps._penalty(logits[:3], logits[3:6], images)
     expected = 0.0
     for gamma, part in ((0.3, slice(0, 3)), (0.7, slice(3, 6))):
         side = images[part].detach().requires_grad_(True)
@@ -121,10 +121,10 @@ def test_a_lazy_penalty_is_scaled_to_the_same_sum() -> None:
 def test_a_relativistic_step_pairs_images_of_one_class() -> None:
     steps = bare_steps(loss="relativistic")
     labels = torch.tensor([2, 0, 1, 1])
-    _, asked = steps.draw_fakes(labels)
+    _, asked = steps._draw_fakes(labels)
     assert torch.equal(asked, labels)
     torch.manual_seed(1)
-    _, asked = bare_steps(loss="hinge").draw_fakes(torch.zeros(64, dtype=torch.long))
+    _, asked = bare_steps(loss="hinge")._draw_fakes(torch.zeros(64, dtype=torch.long))
     assert set(asked.tolist()) == {0, 1, 2}
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pointcloud import compilation
 from pointcloud.classifier import PointClassifier
-from pointcloud.compilation import compile_network
 from pointcloud.segmenter import PartSegmenter
+from shared_attn.runtime import compilation
+from shared_attn.runtime.compilation import compile_network
 
 TINY: dict[str, Any] = {
     "embed_channels": (8, 8),
