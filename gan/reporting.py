@@ -1,14 +1,17 @@
-"""What a run leaves behind beside its checkpoints: evaluations, sample grids, weights, and its record."""
+"""What a run leaves behind beside its checkpoints: losses, evaluations, sample grids, weights, and its record."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gan.datasets import ImageSet
+from gan.diagnostics import SaturationWatch, collapse_warning, spectra
 from gan.discriminator import Discriminator
 from gan.evaluation import DEFAULT_METRICS, evaluate
 from gan.features import FeatureNetwork
@@ -17,55 +20,163 @@ from gan.pictures import write_grid
 from gan.presets import GanConfig
 from gan.sampling import KIND, draw_images, draw_latents, finish_generator
 from shared_attn.complexity import count_multiply_adds, count_parameters
+from shared_attn.runtime.files import atomic_write
 from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.records import write_record
 from shared_attn.runtime.weights import save_weights
 
-LOGGED = ("discriminator_loss", "real_logit", "fake_logit", "discriminator_accuracy", "generator_loss")
+LOSSES = ("discriminator_loss", "real_logit", "fake_logit", "discriminator_accuracy", "generator_loss")
+SPECTRA = ("generator_largest_singular_value", "discriminator_largest_singular_value")
+OTHER = {"shown", "seconds", "augment_probability", *LOSSES, *SPECTRA}  # all in metrics.jsonl that is no metric
 GRID_ROWS, GRID_COLUMNS = 16, 10  # at most so many classes, samples of each
+
+
+class Reporter:
+    """Writes down how a run goes.
+
+    Args:
+        config: of the run.
+        models: the keywords of both networks.
+        data: the real images.
+        network: features for the distances, None for none.
+        progress: the run's bar, lines and events.
+    """
+
+    def __init__(
+        self,
+        config: GanConfig,
+        models: dict[str, dict[str, Any]],
+        data: ImageSet,
+        network: FeatureNetwork | None,
+        progress: Progress,
+    ):
+        self.config, self.models, self.data, self.network, self.progress = config, models, data, network, progress
+        self.saturation = SaturationWatch()
+
+    def log_losses(self, losses: list[Tensor], step: int, probability: Tensor) -> None:
+        """Write the means of the steps since the last call, and empty the list.
+
+        Args:
+            losses: (5,) a step, in the order of LOSSES.
+            step: generator steps so far.
+            probability: of augmentation, written where it adapts.
+
+        Raises:
+            ValueError: after a NaN or an infinite loss, naming the step; if asked for, when the discriminator has won.
+        """
+        values = torch.stack(losses).double().cpu()  # (steps, 5)
+        finite = values.isfinite().all(dim=1)
+        if not finite.all():
+            first = step - len(losses) + 1 + int((~finite).nonzero()[0])
+            raise ValueError(
+                f"training diverged: a loss is not a finite number at step {first} (before {self.progress.shown:,} "
+                "images); lower --generator-lr and --discriminator-lr; the last good checkpoint stands"
+            )
+        means = dict(zip(LOSSES, values.mean(dim=0).tolist(), strict=True))
+        extra = {"augment_probability": float(probability)} if self.config.augment_target else {}
+        self.progress.log(**means, **extra)
+        self.progress.advance(0, D=means["discriminator_loss"], G=means["generator_loss"])
+        losses.clear()
+        self._warn(self.saturation.update(means["discriminator_accuracy"], step))
+
+    def assess(self, average: Generator, generator: Generator, discriminator: Discriminator, step: int) -> None:
+        """Evaluate the networks as they are now: a sample grid (a row a class), distances, spectra, and the weights.
+
+        Args:
+            average: the averaged generator, which is judged and saved.
+            generator, discriminator: those in training.
+            step: generator steps so far.
+
+        Raises:
+            ValueError: if asked for, when the samples have lost their variety.
+        """
+        config, data, progress = self.config, self.data, self.progress
+        finished = finish_generator(average, self.models["generator"], config.seed)
+        self._draw_grid(finished)
+        self._measure_spectra(generator, discriminator)
+        values: dict[str, float] = {}
+        if self.network is not None:
+            values = self._measure(finished)
+            raw = {}
+            if config.compare_raw:
+                raw = self._measure(finish_generator(generator, self.models["generator"], config.seed))
+                generator.train()
+            progress.log(**values, **{f"raw_{name}": value for name, value in raw.items()})
+            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            progress.message(f"{progress.shown:,} images: {told}")
+        header = {
+            "kind": KIND,
+            "model": self.models["generator"],
+            "class_names": data.class_names,
+            "data": data.describe(),
+            "metrics": values,
+            "images": progress.shown,
+        }
+        save_weights(config.out / "weights.safetensors", finished.state_dict(), header)
+        ranks = [value for name, value in values.items() if "rank" in name]
+        if len(ranks) == 2:
+            self._warn(collapse_warning(ranks[0], ranks[1], step))
+
+    def write_run_record(self, device: torch.device) -> None:
+        """Write `record.json`: the last evaluation's metrics, their curve over the run, and what the networks cost."""
+        config, data = self.config, self.data
+        parameters, multiply_adds = count_costs(self.models)
+        evaluations = [line for line in read_metrics(config.out) if line.keys() - OTHER]
+        names = sorted(evaluations[-1].keys() - OTHER) if evaluations else []
+        grid = grid_path(config, self.progress.shown).relative_to(config.out)
+        write_record(
+            config.out / "record.json",
+            name=f"{config.attention} attention, {config.image_size} pixels, on {data.name}",
+            kind="gan",
+            config=dataclasses.asdict(config),
+            data=data.describe(),
+            seeds=[config.seed],
+            metrics={name: evaluations[-1][name] for name in names},
+            parameters=parameters,
+            multiply_adds=multiply_adds,
+            seconds=self.progress.seconds,
+            device=device.type,
+            curves={name: [[line["shown"], line[name]] for line in evaluations if name in line] for name in names},
+            note=f"last averaged weights; sample grid {grid}",
+        )
+
+    def _draw_grid(self, finished: Generator) -> None:
+        names = self.data.class_names[:GRID_ROWS]
+        z = draw_latents(range(GRID_COLUMNS), finished.latent_dim).repeat(len(names), 1)
+        labels = torch.arange(len(names)).repeat_interleave(GRID_COLUMNS)
+        images = torch.cat(list(draw_images(finished, z, labels)))
+        grid = write_grid(grid_path(self.config, self.progress.shown), images, GRID_COLUMNS, names)
+        self.progress.image("samples", grid)
+
+    def _measure(self, finished: Generator) -> dict[str, float]:
+        """The default metrics of the feature network at hand."""
+        assert self.network is not None
+        count = self.config.evaluation_samples
+        z = draw_latents(range(count), finished.latent_dim)
+        samples = draw_images(finished, z, torch.arange(count) % len(self.data.class_names))
+        metrics = DEFAULT_METRICS[self.network.name]
+        references = self.config.evaluation_references
+        return evaluate(samples, count, self.data, self.network, metrics, references=references)
+
+    def _measure_spectra(self, generator: Generator, discriminator: Discriminator) -> None:
+        """Log the largest singular value of each network, and write those of every layer to `spectra.json`."""
+        found = {"generator": spectra(generator), "discriminator": spectra(discriminator)}
+        largest = (max(values.values()) for values in found.values())
+        self.progress.log(**dict(zip(SPECTRA, largest, strict=True)))
+        with atomic_write(self.config.out / "spectra.json", "w") as file:
+            json.dump({"shown": self.progress.shown, **found}, file, indent=1)
+
+    def _warn(self, warning: str | None) -> None:
+        if warning is None:
+            return
+        if self.config.on_collapse == "stop":
+            raise ValueError(f"{warning} (--on-collapse stop; the last checkpoint stands)")
+        self.progress.message(f"warning: {warning}")
 
 
 def grid_path(config: GanConfig, shown: int) -> Path:
     """The sample grid of an evaluation."""
     return config.out / "samples" / f"{shown:010d}.png"
-
-
-def assess(
-    config: GanConfig,
-    average: Generator,
-    models: dict[str, dict[str, Any]],
-    data: ImageSet,
-    network: FeatureNetwork | None,
-    progress: Progress,
-) -> None:
-    """Evaluate the averaged generator as it is now: a sample grid (a row a class), distances, and its weights."""
-    finished = finish_generator(average, models["generator"], config.seed)
-    rows = min(len(data.class_names), GRID_ROWS)
-    z = draw_latents(range(GRID_COLUMNS), finished.latent_dim).repeat(rows, 1)
-    labels = torch.arange(rows).repeat_interleave(GRID_COLUMNS)
-    images = torch.cat(list(draw_images(finished, z, labels)))
-    grid = write_grid(grid_path(config, progress.shown), images, GRID_COLUMNS, data.class_names[:rows])
-    progress.image("samples", grid)
-
-    values: dict[str, float] = {}
-    if network is not None:
-        count = config.evaluation_samples
-        z = draw_latents(range(count), finished.latent_dim)
-        samples = draw_images(finished, z, torch.arange(count) % len(data.class_names))
-        metrics = DEFAULT_METRICS[network.name]
-        values = evaluate(samples, count, data, network, metrics, references=config.evaluation_references)
-        progress.log(**values)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        progress.message(f"{progress.shown:,} images: {told}")
-    header = {
-        "kind": KIND,
-        "model": models["generator"],
-        "class_names": data.class_names,
-        "data": data.describe(),
-        "metrics": values,
-        "images": progress.shown,
-    }
-    save_weights(config.out / "weights.safetensors", finished.state_dict(), header)
 
 
 def count_costs(models: dict[str, dict[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:
@@ -82,28 +193,3 @@ def count_costs(models: dict[str, dict[str, Any]]) -> tuple[dict[str, int], dict
         }
     parameters = {"generator": count_parameters(generator), "discriminator": count_parameters(discriminator)}
     return parameters, multiply_adds
-
-
-def write_run_record(
-    config: GanConfig, models: dict[str, dict[str, Any]], data: ImageSet, progress: Progress, device: torch.device
-) -> None:
-    """Write `record.json`: the last evaluation's metrics, their curve over the run, and what the networks cost."""
-    parameters, multiply_adds = count_costs(models)
-    other = {"shown", "seconds", *LOGGED}
-    evaluations = [line for line in read_metrics(config.out) if line.keys() - other]
-    names = sorted(evaluations[-1].keys() - other) if evaluations else []
-    write_record(
-        config.out / "record.json",
-        name=f"{config.attention} attention, {config.image_size} pixels, on {data.name}",
-        kind="gan",
-        config=dataclasses.asdict(config),
-        data=data.describe(),
-        seeds=[config.seed],
-        metrics={name: evaluations[-1][name] for name in names},
-        parameters=parameters,
-        multiply_adds=multiply_adds,
-        seconds=progress.seconds,
-        device=device.type,
-        curves={name: [[line["shown"], line[name]] for line in evaluations if name in line] for name in names},
-        note=f"last averaged weights; sample grid {grid_path(config, progress.shown).relative_to(config.out)}",
-    )

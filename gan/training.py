@@ -22,7 +22,7 @@ from gan.evaluation import prepare_reference
 from gan.features import load_features
 from gan.generator import Generator
 from gan.presets import GanConfig, check_config, free_fields
-from gan.reporting import LOGGED, assess, write_run_record
+from gan.reporting import Reporter
 from gan.steps import Steps
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
@@ -84,6 +84,7 @@ def train(config: GanConfig) -> None:
     losses: list[Tensor] = []
 
     with Interrupt() as interrupt, Progress(config.out, total=config.images, done=shown) as progress:
+        reporter = Reporter(config, models, data, network, progress)
         if data.skipped:
             progress.message(f"skipped {len(data.skipped)} images that cannot be read: " + "; ".join(data.skipped[:5]))
         while shown < config.images:
@@ -111,15 +112,15 @@ def train(config: GanConfig) -> None:
             evaluates = done or passes(before, shown, config.evaluate_every)
             saves = evaluates or interrupt.requested or passes(before, shown, config.checkpoint_every)
             if saves or len(losses) >= config.log_every:
-                log_losses(progress, losses, step)
+                reporter.log_losses(losses, step, adaptation.probability)
             if evaluates:
-                assess(config, average, models, data, network, progress)
+                reporter.assess(average, generator, discriminator, step)
             if saves:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 save_checkpoint(config.out, {**states, "shown": shown, "step": step, "data": data.hash})
             if interrupt.requested and not done:
                 interrupt.stop(f"{shown:,} of {config.images:,} images")
-        write_run_record(config, models, data, progress, device)
+        reporter.write_run_record(device)
 
 
 def describe_models(config: GanConfig, num_classes: int) -> dict[str, dict[str, Any]]:
@@ -200,19 +201,3 @@ def set_rate(optimizer: Any, rate: float) -> None:
 def passes(before: int, after: int, every: int) -> bool:
     """Whether a multiple of `every` lies in (before, after]."""
     return before // every != after // every
-
-
-def log_losses(progress: Progress, losses: list[Tensor], step: int) -> None:
-    """Write the means of the steps since the last call, and empty the list; refuse to go on after a NaN."""
-    values = torch.stack(losses).double().cpu()  # (steps, 5)
-    finite = values.isfinite().all(dim=1)
-    if not finite.all():
-        first = step - len(losses) + 1 + int((~finite).nonzero()[0])
-        raise ValueError(
-            f"training diverged: a loss is not a finite number at step {first} (before {progress.shown:,} images); "
-            "lower --generator-lr and --discriminator-lr; the last good checkpoint stands"
-        )
-    means = dict(zip(LOGGED, values.mean(dim=0).tolist(), strict=True))
-    progress.log(**means)
-    progress.advance(0, D=means["discriminator_loss"], G=means["generator_loss"])
-    losses.clear()

@@ -102,7 +102,7 @@ def test_penalties_of_a_step_are_those_of_each_side_alone() -> None:
     expected = 0.0
     for gamma, part in ((0.3, slice(0, 3)), (0.7, slice(3, 6))):
         side = images[part].detach().requires_grad_(True)
-        expected += gamma * float(gradient_penalty(steps.discriminator(side, labels[part]), side))
+        expected += gamma * float(gradient_penalty(steps.discriminator(side, labels[part]), side).detach())
     assert float(penalty.detach()) == pytest.approx(expected, rel=1e-4)
 
 

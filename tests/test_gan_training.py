@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import gan
-from gan import sampling, training
+from gan import diagnostics, sampling, training
 from gan.discriminator import Discriminator
 from gan.generator import Generator
 from gan.losses import LOSSES
@@ -171,6 +171,47 @@ def test_a_run_writes_all_it_promises(blobs: Path, tmp_path: Path) -> None:
     checkpoint = (config.out / "checkpoint.pt").stat().st_mtime_ns
     train(config)
     assert (config.out / "checkpoint.pt").stat().st_mtime_ns == checkpoint
+
+
+def test_the_raw_generator_is_judged_beside_its_average_and_changes_nothing(blobs: Path, tmp_path: Path) -> None:
+    for name, compare in (("with", True), ("without", False)):
+        changes = {"features": "lite0", "evaluation_samples": 6, "evaluation_references": 10, "compare_raw": compare}
+        train(tiny(blobs, tmp_path / name, images=48, **changes))
+    assert same_weights(tmp_path / "with", tmp_path / "without")
+    line = next(line for line in lines(tmp_path / "with") if "raw_fd_lite0_6_train10" in line)
+    assert line["raw_fd_lite0_6_train10"] != line["fd_lite0_6_train10"]
+    for name in ("with", "without"):
+        state = torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["generator"]
+        assert state["norm.running_mean"].abs().sum() > 0
+
+
+def test_spectra_of_both_networks_are_logged_and_written(blobs: Path, tmp_path: Path) -> None:
+    train(tiny(blobs, tmp_path / "run", images=16, discriminator_spectral_norm=False))
+    found = json.loads((tmp_path / "run" / "spectra.json").read_text())
+    assert found["shown"] == 16 and found["discriminator"]["blocks.0.conv1.weight"] > 0
+    line = next(line for line in lines(tmp_path / "run") if "discriminator_largest_singular_value" in line)
+    assert line["discriminator_largest_singular_value"] == pytest.approx(max(found["discriminator"].values()))
+
+
+@pytest.mark.parametrize("then", ["warn", "stop"])
+def test_a_discriminator_that_has_won_is_told_or_ends_the_run(
+    then: Any, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diagnostics, "SURE", 0.0)
+    monkeypatch.setattr(diagnostics, "PATIENCE", 3)
+    config = tiny(blobs, tmp_path / "run", images=64, on_collapse=then)
+    if then == "stop":
+        with pytest.raises(ValueError, match="rightly at step 3, .*--on-collapse stop"):
+            train(config)
+    else:
+        train(config)
+        assert capsys.readouterr().err.count("warning: the discriminator judges") == 1
+
+
+def test_adaptive_augmentation_is_logged(blobs: Path, tmp_path: Path) -> None:
+    train(tiny(blobs, tmp_path / "run", augment_probability=0.5, augment_target=1.0, augment_images=40))
+    found = [line["augment_probability"] for line in lines(tmp_path / "run") if "augment_probability" in line]
+    assert len(found) == 10 and found == sorted(found, reverse=True) and found[-1] == 0  # never sure of all: weaker
 
 
 def test_the_saved_generator_is_the_average(blobs: Path, tmp_path: Path) -> None:
