@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 
 import shared_attn.shapes
-from gan import image_files
+from gan import datasets, decoded_images
 from gan.batches import ImageStream
 from gan.datasets import DATASETS, ImageSet, load_image_set
+from gan.image_decoding import decode_image
+from shared_attn.runtime import download
 
 CPU = torch.device("cpu")
 
@@ -99,7 +101,7 @@ def test_hash_changes_with_pixels_labels_and_names(tmp_path: Path) -> None:
 
 
 def decode(image: Image.Image, size: int = 32, kind: str = "PNG") -> np.ndarray:
-    return image_files.decode_image(encoded(image, kind), size)
+    return decode_image(encoded(image, kind), size)
 
 
 def test_grey_and_palette_and_16_bit_become_colour() -> None:
@@ -134,7 +136,7 @@ def test_exif_orientation_is_applied() -> None:
     exif[0x0112] = 3  # turned by 180 degrees
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
-    assert np.array_equal(image_files.decode_image(buffer.getvalue(), 32), noise(0)[::-1, ::-1])
+    assert np.array_equal(decode_image(buffer.getvalue(), 32), noise(0)[::-1, ::-1])
 
 
 def bomb() -> bytes:
@@ -188,15 +190,15 @@ def test_large_sets_are_mapped_from_the_cache(tmp_path: Path, monkeypatch: pytes
     files = {f"cat/{i:02}.png": png(i) for i in range(40)} | {"cat/07.png": b"x"}
     source = write(tmp_path / "big.zip", files)
     in_memory = load_image_set(str(source), 32)
-    monkeypatch.setattr(image_files, "RESIDENT_BYTES", 1000)
-    mapped = load_image_set(str(source), 32)
+    monkeypatch.setattr(datasets, "RESIDENT_BYTES", 1000)
+    mapped = load_image_set(str(source), 32, stream="never")
     assert torch.equal(mapped.images, in_memory.images) and torch.equal(mapped.labels, in_memory.labels)
     assert mapped.skipped == in_memory.skipped and len(mapped.skipped) == 1
 
     def fail(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(image_files, "_fill", fail)
+    monkeypatch.setattr(decoded_images, "_fill", fail)
     again = load_image_set(str(source), 32)
     assert torch.equal(again.images, in_memory.images) and again.hash == mapped.hash
 
@@ -213,13 +215,12 @@ def test_every_named_set_loads_or_says_what_to_put_where(
         assert len(data.class_names) >= 12 and data.images.shape[1:] == (32, 32, 3)
         assert data.labels.max() == len(data.class_names) - 1
         return
-    if name == "cifar10":
 
-        def offline(*_: object, **__: object) -> None:
-            raise OSError("<urlopen error no route>")
+    def offline(url: str, _part: Path) -> None:
+        raise download.Unusable(f"no route to {url.split('/')[2]}")
 
-        monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
-    with pytest.raises(OSError, match=f"--data {name}") as error:
+    monkeypatch.setattr(download, "_transfer", offline)
+    with pytest.raises((ValueError, OSError), match=f"--data {name}") as error:
         load_image_set(name, 32)
     assert "put " in str(error.value) and "\n" not in str(error.value)
     write(tmp_path / "data" / name, FILES)
