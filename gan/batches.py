@@ -83,7 +83,7 @@ class ImageStream:
         self._prefetcher: Prefetcher | None = None
         kept_on: torch.device | str = "cpu"
         if isinstance(data.images, StreamedImages):
-            workers = count_workers() // world_size if workers is None else workers
+            workers = count_workers(world_size) if workers is None else workers
             self._prefetcher = Prefetcher(data.images, self._take_items, workers=workers, pin=device.type == "cuda")
         elif device.type != "cuda" or data.images.nbytes <= DEVICE_FRACTION * torch.cuda.mem_get_info(device)[0]:
             self.images, self.labels, kept_on = data.images.to(device), data.labels.to(device), device

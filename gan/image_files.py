@@ -6,12 +6,16 @@ Rules, the same for both:
 - Hidden files and files that are not images by their name are left out; classes and files are sorted by name. Images
   without any folder make one class.
 - Nothing is extracted: a zip's entries are only read.
+
+So ImageNet is read as ILSVRC2012's folder of class folders, or the folder CLS-LOC around its train and val.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,7 +25,7 @@ import numpy as np
 from gan.image_decoding import MAX_FILE_BYTES
 from gan.image_source import ROLES, ImageSource, cache_folder, check_labels, digest
 
-__all__ = ["FileImages", "ImageFile", "cache_folder", "list_files", "open_files", "read_text"]
+__all__ = ["FileImages", "ImageFile", "cache_folder", "list_files", "open_files", "read_texts"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 
@@ -130,23 +134,30 @@ def list_files(path: Path) -> dict[str, tuple[int, int]]:
     return _list_folder(path) if path.is_dir() else _list_zip(path)
 
 
-def read_text(path: Path, name: str) -> list[str] | None:
-    """Lines of a text file of a folder or a zip; None where there is none, or no zip.
+def read_texts(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Lines of those of the text files that a folder or a zip holds; of none where it is no zip.
 
     Raises:
         ValueError: in one line, for one that is no text.
     """
-    try:
-        if path.is_dir():
-            return (path / name).read_text(encoding="utf-8").splitlines()
-        if not zipfile.is_zipfile(path):
-            return None
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(name).decode("utf-8").splitlines()
-    except (FileNotFoundError, KeyError):
-        return None
-    except (UnicodeDecodeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"--data {path}: {name} in it is no readable text ({error})") from error
+    found = {}
+    with contextlib.ExitStack() as stack:
+        archive = None
+        if not path.is_dir():
+            if not zipfile.is_zipfile(path):
+                return {}
+            archive = stack.enter_context(zipfile.ZipFile(path))
+        for name in names:
+            try:
+                content = (path / name).read_bytes() if archive is None else archive.read(name)
+                found[name] = content.decode("utf-8").splitlines()
+            except (FileNotFoundError, NotADirectoryError, KeyError):
+                continue
+            except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+                raise ValueError(f"--data {path}: {name} in it is no readable text ({error})") from error
+            except OSError as error:
+                raise OSError(f"--data {path}: {name} in it cannot be read ({error.strerror})") from error
+    return found
 
 
 def _is_image(path: PurePosixPath) -> bool:

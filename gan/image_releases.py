@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gan.image_files import FileImages, ImageFile, list_files, read_text
+from gan.image_files import FileImages, ImageFile, list_files, read_texts
 from gan.image_source import StoredImages
 from shared_attn.runtime.download import Archive, fetch, find_fault
 
@@ -55,6 +55,7 @@ ARCHIVES: dict[str, Archive] = {
     ),
 }
 CIFAR_LABELS = {"cifar10": "labels", "cifar100": "fine_labels"}
+CIFAR_FILES = {"cifar10": ("batches.meta", "test_batch"), "cifar100": ("meta", "test")}  # by which one is recognised
 ANNOTATIONS = "val_annotations.txt"
 
 
@@ -86,16 +87,14 @@ def open_cifar(path: Path, split: str) -> StoredImages | None:
     Raises:
         ValueError: in one line, for files that are not the published ones. None is loaded then.
     """
-    for name, archive in ARCHIVES.items():
-        if name not in CIFAR_LABELS:
-            continue
-        release = _cifar_class(name)
-        marker = release.meta["filename"]
+    for name, files in CIFAR_FILES.items():
+        archive = ARCHIVES[name]
         for folder in (path, path / archive.folder):
-            if (folder / marker).is_file() and (folder / release.test_list[0][0]).is_file():
+            if all((folder / file).is_file() for file in files):
                 return _read_cifar(name, path, split, lambda member, root=folder: (root / member).read_bytes())  # type: ignore[misc]
         for packed in (path, path / archive.file):
-            if packed.is_file() and packed.name.endswith((".tar.gz", ".tgz")) and _md5(packed) == release.tgz_md5:
+            is_tar = packed.is_file() and packed.name.endswith((".tar.gz", ".tgz"))
+            if is_tar and _md5(packed) == _cifar_class(name).tgz_md5:
                 members = _read_members(packed, archive.folder)
                 return _read_cifar(name, path, split, members.__getitem__)
     if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
@@ -160,19 +159,17 @@ def open_tiny_imagenet(path: Path, split: str) -> FileImages | None:
     Raises:
         ValueError: in one line, for a release that is not whole.
     """
-    for top in ("", "tiny-imagenet-200/"):
-        words = _read_listing(path, f"{top}words.txt")
-        ids = _read_listing(path, f"{top}wnids.txt")
-        if words is not None and ids is not None:
-            break
-    else:
+    tops = ("", "tiny-imagenet-200/")
+    texts = read_texts(path, [top + name for top in tops for name in ("words.txt", "wnids.txt", f"val/{ANNOTATIONS}")])
+    top = next((top for top in tops if f"{top}words.txt" in texts and f"{top}wnids.txt" in texts), None)
+    if top is None:
         return None
-    named = dict(line.split("\t", 1) for line in words if "\t" in line)
-    numbered = sorted({line.strip() for line in ids if line.strip()})
+    named = dict(line.split("\t", 1) for line in texts[f"{top}words.txt"] if "\t" in line)
+    numbered = sorted({line.strip() for line in texts[f"{top}wnids.txt"] if line.strip()})
     names = [(wnid, named.get(wnid, wnid).split(",")[0].strip()) for wnid in numbered]
     stamps = {name.removeprefix(top): stamp for name, stamp in list_files(path).items() if name.startswith(top)}
     role = "train" if split == "train" else "val"
-    classes = _read_annotations(path, top) if split == "test" else None
+    classes = _read_annotations(path, f"{top}val/{ANNOTATIONS}", texts) if split == "test" else None
     files = []
     for file, stamp in sorted(stamps.items()):
         parts = PurePosixPath(file).parts  # train/WNID/images/NAME, val/images/NAME
@@ -189,16 +186,11 @@ def open_tiny_imagenet(path: Path, split: str) -> FileImages | None:
     return FileImages(path, f"tiny-imagenet-{role}", files, names)
 
 
-def _read_listing(path: Path, name: str) -> list[str] | None:
-    return read_text(path, name) if path.is_dir() or path.suffix.lower() == ".zip" else None
-
-
-def _read_annotations(path: Path, top: str) -> dict[str, str]:
+def _read_annotations(path: Path, name: str, texts: dict[str, list[str]]) -> dict[str, str]:
     """File name -> WordNet id, from lines NAME, WNID and a box."""
-    lines = read_text(path, f"{top}val/{ANNOTATIONS}")
-    if lines is None:
-        raise ValueError(f"--data {path}: lacks {top}val/{ANNOTATIONS}, which names the classes of the test split")
-    columns = [line.split("\t") for line in lines if line.strip()]
+    if name not in texts:
+        raise ValueError(f"--data {path}: lacks {name}, which names the classes of the test split")
+    columns = [line.split("\t") for line in texts[name] if line.strip()]
     if bad := next((parts for parts in columns if len(parts) < 2), None):
         raise ValueError(f"--data {path}: {ANNOTATIONS} has a line {bad[0]!r}, expected name, class and box")
     return {parts[0]: parts[1] for parts in columns}

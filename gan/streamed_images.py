@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -113,6 +114,9 @@ def fetch(source: ImageSource, size: int, items: Sequence[int]) -> Fetched:
             pixels[row] = found
     except (OSError, ValueError) as error:
         return Fetched(pixels, shown, damaged, error)
+    except MemoryError:
+        failure = OSError(f"--data {source.path}: memory is too short to decode its images; try fewer --workers")
+        return Fetched(pixels, shown, damaged, failure)
     return Fetched(pixels, shown, damaged)
 
 
@@ -167,8 +171,10 @@ class Prefetcher:
             self._batches = self._start(shown, count)
         try:
             fetched = next(self._batches)
-        except RuntimeError as error:  # torch's, for a worker that is gone
+        except RuntimeError as error:
             self.close()
+            if "worker" not in str(error):  # torch says "DataLoader worker (pid 5) exited unexpectedly"
+                raise
             raise OSError(
                 f"--data {self.images.source.path}: a worker process died (memory may be short); "
                 "fewer --workers need less, --workers 0 does without them"
@@ -178,18 +184,20 @@ class Prefetcher:
         return fetched
 
     def _start(self, shown: int, count: int) -> Iterator[Fetched]:
-        loader = torch.utils.data.DataLoader(
-            _FetchedBatches(self.images.source, self.images.size),
-            batch_size=None,
-            sampler=_BatchesOnwards(self.take, shown, count),
-            collate_fn=keep,
-            num_workers=self.workers,
-            prefetch_factor=max(2, -(-AHEAD // self.workers)) if self.workers else None,
-            worker_init_fn=ignore_interrupts,
-            pin_memory=self.pin,
-            generator=torch.Generator(),  # else the loader draws its seed from the training's own random numbers
-        )
-        return iter(loader)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about more workers than cores, which were asked for
+            loader = torch.utils.data.DataLoader(
+                _FetchedBatches(self.images.source, self.images.size),
+                batch_size=None,
+                sampler=_BatchesOnwards(self.take, shown, count),
+                collate_fn=keep,
+                num_workers=self.workers,
+                prefetch_factor=max(2, -(-AHEAD // self.workers)) if self.workers else None,
+                worker_init_fn=ignore_interrupts,
+                pin_memory=self.pin,
+                generator=torch.Generator(),  # else the loader draws its seed from the training's own random numbers
+            )
+            return iter(loader)
 
     def close(self) -> None:
         """Stop the workers."""
@@ -206,7 +214,7 @@ def ignore_interrupts(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def count_workers() -> int:
-    """One a core that this process may use, at most MOST_WORKERS."""
+def count_workers(processes: int = 1) -> int:
+    """One a core that each of the training's processes may use, at most MOST_WORKERS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return max(1, min(cores // processes, MOST_WORKERS))

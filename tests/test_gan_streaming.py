@@ -18,6 +18,8 @@ from small_images import encoded, noise, png, write
 from gan import datasets, sampling, streamed_images
 from gan.batches import ImageStream
 from gan.datasets import ImageSet, load_image_set, open_source
+from gan.evaluation import real_moments
+from gan.features import FeatureNetwork
 from gan.image_source import StoredImages
 from gan.presets import GanConfig
 from gan.streamed_images import StreamedImages, fetch
@@ -115,6 +117,18 @@ def test_streamed_images_are_indexed_as_a_tensor_is(source: Path) -> None:
     assert streamed.hash != load_image_set(str(source), 64, stream="always").hash
 
 
+def test_reference_moments_of_streamed_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EAGAN_EAT_CACHE", str(tmp_path / "cache"))
+    source = write(tmp_path / "a.zip", {f"{i % 2}/{i}.png": png(i, 40) for i in range(130)})
+
+    def extract(images: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return images.float().mean(dim=(2, 3)), None
+
+    network = FeatureNetwork("lite0", "means", 3, CPU, extract)
+    wanted, found = (real_moments(load_image_set(str(source), 32, stream=m), network, 120) for m in ("never", "always"))
+    assert torch.equal(wanted.mean, found.mean) and torch.equal(wanted.covariance, found.covariance)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damage_is_reported_once_and_the_next_readable_image_stands_in(source: Path, workers: int) -> None:
     data = load_image_set(str(source), 32, stream="always")
@@ -129,7 +143,7 @@ def test_damage_is_reported_once_and_the_next_readable_image_stands_in(source: P
     assert sorted(line.split(":")[0] for line in data.skipped) == ["bee/04.png", "bee/07.png"]
     opened = open_source(source)
     names = [opened.describe(item) for item in range(COUNT)]
-    third = torch.from_numpy(np.asarray(opened.decode(names.index("bee/10.png"), 32)))
+    third = torch.from_numpy(np.array(opened.decode(names.index("bee/10.png"), 32)))
     copies = [(image.permute(1, 2, 0) + 1) * 127.5 for image in images]
     assert sum(torch.equal(copy.round().byte(), third) for copy in copies) == 3  # itself, and for both before it
     assert labels.bincount().tolist() == [15, 15, 15]
