@@ -1,40 +1,33 @@
-"""Images from a folder or a zip of `class/image.jpg`, decoded once into one uint8 array.
+"""Images in a folder or a zip of `class/image.jpg`.
 
-Legend: N images, S image size.
-
-Rules, the same for every source:
-- The class is the first folder under the folders that all images share; a folder `train` beside `val` or `test` is
-  taken alone. Hidden files and files that are not images by their name are left out; classes and files are sorted by
-  name. Images without any folder make one class.
-- An image is turned as its EXIF orientation says, transparent pixels are laid over white, grey becomes three equal
-  channels; then the centred square of its shorter side is cut out and resized to S x S (Lanczos), unless it is S x S.
+Rules, the same for both:
+- The class is the first folder under the folders that all images share. Where a folder `train` lies beside `val` or
+  `test`, it alone is the training split; the test split is `test`, else `val`, `valid` or `validation`.
+- Hidden files and files that are not images by their name are left out; classes and files are sorted by name. Images
+  without any folder make one class.
 - Nothing is extracted: a zip's entries are only read.
+
+So ImageNet is read as ILSVRC2012's folder of class folders, or the folder CLS-LOC around its train and val.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
+import contextlib
 import os
-import struct
-import threading
 import zipfile
 import zlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from gan.image_decoding import MAX_FILE_BYTES
+from gan.image_source import ROLES, ImageSource, cache_folder, check_labels, digest
+
+__all__ = ["FileImages", "ImageFile", "cache_folder", "list_files", "open_files", "read_texts"]
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
-MAX_FILE_BYTES = 256 * 2**20
-MAX_PIXELS = 64 * 2**20
-RESIDENT_BYTES = 4 * 2**30  # larger sets are decoded into a memory-mapped file of the cache folder
-CORRUPT_FRACTION = 0.05
-CHUNK = 256
-# What PIL and zipfile raise for damaged content.
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -46,38 +39,125 @@ class ImageFile:
     stamp: tuple[int, int]
 
 
-def cache_folder() -> Path:
-    """Where decoded data and statistics are kept: $EAGAN_EAT_CACHE, else eagan-eat in $XDG_CACHE_HOME or ~/.cache."""
-    if chosen := os.environ.get("EAGAN_EAT_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "eagan-eat"
+class FileImages(ImageSource):
+    """The image files of a folder or a zip, in the order given."""
+
+    def __init__(
+        self, path: Path, name: str, files: Sequence[ImageFile], names: Sequence[tuple[str, str]] | None = None
+    ):
+        """`names`: each class as the files have it, and what to call it; all classes, in the order of their labels."""
+        if names is None:
+            names = [(found, found) for found in sorted({file.class_name for file in files})]
+        self.path, self.name = path, name
+        number = {key: label for label, (key, _) in enumerate(names)}
+        self.labels = np.array([number[file.class_name] for file in files], dtype=np.int64)
+        self.class_names = check_labels(f"--data {path}", self.labels, [shown for _, shown in names])
+        self.identity = digest([(file.path, file.stamp) for file in files], names)
+        # Arrays, not a million objects: forked processes then share them.
+        self._paths = np.array([os.fsencode(file.path) for file in files])
+        self._sizes = np.array([file.stamp[0] for file in files], dtype=np.int64)
+        self._zip = None if path.is_dir() else ZipReader(path)
+
+    def read(self, item: int) -> bytes:
+        if self._sizes[item] > MAX_FILE_BYTES:
+            raise ValueError(f"{self._sizes[item]} bytes, at most {MAX_FILE_BYTES} are read")
+        name = self.describe(item)
+        return (self.path / name).read_bytes() if self._zip is None else self._zip.read(name)
+
+    def describe(self, item: int) -> str:
+        return os.fsdecode(self._paths[item])
 
 
-def list_images(source: Path) -> list[ImageFile]:
-    """All images of a folder or a zip, sorted by class and name.
+class ZipReader:
+    """A zip's entries, read from any thread and from processes forked off this one."""
+
+    def __init__(self, path: Path):
+        self._path, self._process = path, os.getpid()
+        self._archive = zipfile.ZipFile(path)
+
+    def read(self, name: str) -> bytes:
+        if self._process != os.getpid():  # a fork shares the open file's position; the directory it may share
+            self._archive.fp, self._process = open(self._path, "rb"), os.getpid()  # noqa: SIM115, open while we are
+        return self._archive.read(name)
+
+    def __reduce__(self) -> tuple[type[ZipReader], tuple[Path]]:
+        return ZipReader, (self._path,)
+
+
+def open_files(path: Path, split: str = "train") -> FileImages:
+    """The images of a split of a folder or a zip of class folders.
 
     Raises:
-        ValueError: in one line, for a source that is neither, is damaged or encrypted, or holds no image.
-        FileNotFoundError: where there is none.
+        ValueError: in one line, for a source that is neither, is damaged or encrypted, or lacks images or the split.
     """
-    if not source.exists():
-        raise FileNotFoundError(f"--data {source}: no such file or folder")
-    stamps = _list_folder(source) if source.is_dir() else _list_zip(source)
+    stamps = list_files(path)
     if not stamps:
         kinds = " ".join(sorted(SUFFIXES))
-        raise ValueError(f"--data {source}: holds no images, expected class/image with one of the endings {kinds}")
-    folders = {path: PurePosixPath(path).parts[:-1] for path in stamps}
+        raise ValueError(f"--data {path}: holds no images, expected class/image with one of the endings {kinds}")
+    folders = {file: PurePosixPath(file).parts[:-1] for file in stamps}
     shared = len(os.path.commonprefix(list(folders.values())))
     tops = {parts[shared] for parts in folders.values() if len(parts) > shared}
-    if "train" in tops and tops <= {"train", "val", "valid", "validation", "test"}:
-        folders = {path: parts for path, parts in folders.items() if len(parts) > shared and parts[shared] == "train"}
-        shared = len(os.path.commonprefix(list(folders.values())))
-    loose = [path for path, parts in folders.items() if len(parts) == shared]
-    if loose and len(loose) < len(folders):
-        raise ValueError(f"--data {source}: {loose[0]} lies beside the class folders, expected class/image.jpg")
-    single = next(iter(folders.values()))[-1] if shared else source.stem
-    files = [ImageFile(path, single if loose else parts[shared], stamps[path]) for path, parts in folders.items()]
-    return sorted(files, key=lambda file: (file.class_name, file.path))
+    name, names = path.name, None
+    if "train" in tops and tops <= {role for roles in ROLES.values() for role in roles}:
+        chosen = next((role for role in ROLES[split] if role in tops), None)
+        if chosen is None:
+            raise ValueError(f"--data {path}: has no folder {' or '.join(ROLES[split])} beside train")
+        train = _find_classes(path, folders, shared, "train")
+        found = train if split == "train" else _find_classes(path, folders, shared, chosen)
+        if unknown := sorted(set(found.values()) - set(train.values())):
+            raise ValueError(f"--data {path}: {chosen} has a class {unknown[0]} that train lacks")
+        names = [(class_name, class_name) for class_name in sorted(set(train.values()))]
+        name += "" if split == "train" else f"-{chosen}"
+    elif split == "test":
+        raise ValueError(f"--data {path}: is one split alone, expected folders train and {' or '.join(ROLES['test'])}")
+    else:
+        found = _find_classes(path, folders)
+    files = [ImageFile(file, class_name, stamps[file]) for file, class_name in found.items()]
+    return FileImages(path, name, sorted(files, key=lambda file: (file.class_name, file.path)), names)
+
+
+def _find_classes(
+    path: Path, folders: dict[str, tuple[str, ...]], depth: int = 0, role: str | None = None
+) -> dict[str, str]:
+    """The class of each file, or of each that lies under a folder `role` at that depth."""
+    inside = {file: parts for file, parts in folders.items() if role is None or parts[depth : depth + 1] == (role,)}
+    shared = len(os.path.commonprefix(list(inside.values())))
+    loose = [file for file, parts in inside.items() if len(parts) == shared]
+    if loose and len(loose) < len(inside):
+        raise ValueError(f"--data {path}: {loose[0]} lies beside the class folders, expected class/image.jpg")
+    single = next(iter(inside.values()))[-1] if shared else path.stem
+    return {file: single if loose else parts[shared] for file, parts in inside.items()}
+
+
+def list_files(path: Path) -> dict[str, tuple[int, int]]:
+    """Names of the image files in a folder or a zip, each with size and time or CRC."""
+    return _list_folder(path) if path.is_dir() else _list_zip(path)
+
+
+def read_texts(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Lines of those of the text files that a folder or a zip holds; of none where it is no zip.
+
+    Raises:
+        ValueError: in one line, for one that is no text.
+    """
+    found = {}
+    with contextlib.ExitStack() as stack:
+        archive = None
+        if not path.is_dir():
+            if not zipfile.is_zipfile(path):
+                return {}
+            archive = stack.enter_context(zipfile.ZipFile(path))
+        for name in names:
+            try:
+                content = (path / name).read_bytes() if archive is None else archive.read(name)
+                found[name] = content.decode("utf-8").splitlines()
+            except (FileNotFoundError, NotADirectoryError, KeyError):
+                continue
+            except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+                raise ValueError(f"--data {path}: {name} in it is no readable text ({error})") from error
+            except OSError as error:
+                raise OSError(f"--data {path}: {name} in it cannot be read ({error.strerror})") from error
+    return found
 
 
 def _is_image(path: PurePosixPath) -> bool:
@@ -103,126 +183,13 @@ def _list_folder(folder: Path) -> dict[str, tuple[int, int]]:
     return stamps
 
 
-def _list_zip(source: Path) -> dict[str, tuple[int, int]]:
+def _list_zip(path: Path) -> dict[str, tuple[int, int]]:
     try:
-        with zipfile.ZipFile(source) as archive:
+        with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if _is_image(PurePosixPath(entry.filename))]
     except zipfile.BadZipFile as error:
         expected = "expected a folder or a zip of images"
-        raise ValueError(f"--data {source}: not a readable zip ({error}), {expected}") from error
+        raise ValueError(f"--data {path}: not a readable zip ({error}), {expected}") from error
     if any(entry.flag_bits & 1 for entry in entries):
-        raise ValueError(f"--data {source}: the zip is encrypted, expected one without a password")
+        raise ValueError(f"--data {path}: the zip is encrypted, expected one without a password")
     return {entry.filename: (entry.file_size, entry.CRC) for entry in entries}
-
-
-def decode_image(content: bytes, size: int) -> np.ndarray:
-    """One image file's bytes to (S, S, 3) uint8, by the rules above.
-
-    Raises:
-        ValueError, OSError or another of DAMAGE: for content that is no image, or is too large to be safe.
-    """
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(content)) as opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS} are read")
-        image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip instead of scale
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("RGB")
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-        return np.asarray(image)
-
-
-def _reader(source: Path) -> Callable[[ImageFile], bytes]:
-    """Reads one file's bytes, from any thread."""
-    if source.is_dir():
-        return lambda file: (source / file.path).read_bytes()
-    local = threading.local()
-
-    def read(file: ImageFile) -> bytes:
-        if not hasattr(local, "archive"):
-            local.archive = zipfile.ZipFile(source)
-        return local.archive.read(file.path)
-
-    return read
-
-
-def decode_images(source: Path, files: list[ImageFile], size: int) -> tuple[np.ndarray, list[int], list[str]]:
-    """Decode files into (N, S, S, 3) uint8.
-
-    Returns:
-        The array, the index in `files` of each of its rows, and a line for each file that could not be read; the
-        place of such a file is taken by the last readable one.
-
-    Raises:
-        ValueError: when more than one file in twenty is damaged.
-    """
-    needed = len(files) * size * size * 3
-    if needed <= RESIDENT_BYTES:
-        images = np.empty((len(files), size, size, 3), dtype=np.uint8)
-        return _compact(source, images, files, _fill(source, images, files))
-    key = hashlib.sha256(repr((str(source.resolve()), size, [(f.path, f.stamp) for f in files])).encode()).hexdigest()
-    folder = cache_folder() / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    kept, report = folder / f"{key[:32]}.npy", folder / f"{key[:32]}.txt"
-    if not report.exists():
-        part = folder / f"{key[:32]}.{os.getpid()}.part"
-        written = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(files), size, size, 3))
-        failures = _fill(source, written, files)
-        written.flush()
-        os.replace(part, kept)
-        report.write_text("".join(f"{index}\t{reason}\n" for index, reason in sorted(failures.items())))
-    lines = [line.split("\t", 1) for line in report.read_text().splitlines()]
-    # Copy-on-write: compacting moves rows in memory, never in the file.
-    return _compact(source, np.load(kept, mmap_mode="c"), files, {int(index): reason for index, reason in lines})
-
-
-def _fill(source: Path, images: np.ndarray, files: list[ImageFile]) -> dict[int, str]:
-    """Decode every file into its row, on all cores; returns the reason for each that could not be."""
-    from PIL import Image, UnidentifiedImageError
-    from tqdm import tqdm
-
-    read = _reader(source)
-
-    def decode_chunk(start: int) -> dict[int, str]:
-        failures = {}
-        for index in range(start, min(start + CHUNK, len(files))):
-            try:
-                if files[index].stamp[0] > MAX_FILE_BYTES:
-                    raise ValueError(f"{files[index].stamp[0]} bytes, at most {MAX_FILE_BYTES} are read")
-                images[index] = decode_image(read(files[index]), images.shape[1])
-            except (*DAMAGE, Image.DecompressionBombError) as error:
-                unknown = isinstance(error, UnidentifiedImageError)  # its message is an address in memory
-                failures[index] = "not an image" if unknown else " ".join(str(error).split()) or type(error).__name__
-        return failures
-
-    failures: dict[int, str] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        chunks = pool.map(decode_chunk, range(0, len(files), CHUNK))
-        for found in tqdm(chunks, desc="decoding", total=-(-len(files) // CHUNK), delay=3, leave=False, disable=None):
-            failures.update(found)
-    return failures
-
-
-def _compact(
-    source: Path, images: np.ndarray, files: list[ImageFile], failures: dict[int, str]
-) -> tuple[np.ndarray, list[int], list[str]]:
-    lines = [f"{files[index].path}: {reason}" for index, reason in sorted(failures.items())]
-    readable = len(files) - len(failures)
-    if readable == 0 or len(failures) > max(1, CORRUPT_FRACTION * len(files)):
-        raise ValueError(
-            f"--data {source}: {len(failures)} of {len(files)} images cannot be read, first {lines[0]}; "
-            f"at most {CORRUPT_FRACTION:.0%} are skipped"
-        )
-    rows = list(range(len(files)))
-    spare = [index for index in range(readable, len(files)) if index not in failures]
-    for index in sorted(failures):
-        if index < readable:
-            rows[index] = spare.pop()
-            images[index] = images[rows[index]]
-    return images[:readable], rows[:readable], lines

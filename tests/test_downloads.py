@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pointcloud.releases import download
-from pointcloud.releases.archives import ARCHIVES, Archive
-from pointcloud.releases.download import fetch, find_fault
+from pointcloud.releases.archives import ARCHIVES
+from shared_attn.runtime import download
+from shared_attn.runtime.download import Archive, fetch, find_fault
 
 
 @dataclass
@@ -83,7 +83,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def archive(server: Server, *paths: str, sha256: str | None = SHA256) -> Archive:
-    return Archive("a.zip", "a", tuple(server.address + path for path in paths), (1, 1), sha256)
+    return Archive("a.zip", "a", tuple(server.address + path for path in paths), sha256)
 
 
 def test_a_download_is_whole_and_nothing_else_is_left(server: Server, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import struct
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -13,40 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_images import encoded, noise, png, write
 
 import shared_attn.shapes
-from gan import image_files
+from gan import datasets, decoded_images
 from gan.batches import ImageStream
 from gan.datasets import DATASETS, ImageSet, load_image_set
+from gan.image_decoding import decode_image
+from shared_attn.runtime import download
 
 CPU = torch.device("cpu")
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
-def noise(seed: int, size: int = 32) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-
-def png(seed: int, size: int = 32) -> bytes:
-    return encoded(Image.fromarray(noise(seed, size)))
-
-
-def write(source: Path, files: dict[str, bytes]) -> Path:
-    if source.suffix == ".zip":
-        with zipfile.ZipFile(source, "w") as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
-    else:
-        for name, content in files.items():
-            path = source / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    return source
 
 
 FILES = {"dog/1.png": png(1), "cat/10.png": png(2), "cat/09.png": png(3), "cat/notes.txt": b"no image"}
@@ -70,6 +45,26 @@ def test_the_train_folder_is_taken_alone(tmp_path: Path) -> None:
     files = {f"tiny/{split}/{name}": content for split in ("train", "val") for name, content in FILES.items()}
     data = load_image_set(str(write(tmp_path / "tiny.zip", files)), 32)
     assert data.class_names == ["cat", "dog"] and len(data.labels) == 3
+
+
+def test_the_test_split_is_test_or_else_val_numbered_as_train(tmp_path: Path) -> None:
+    files = {f"train/{name}/1.png": png(1) for name in ("ape", "cat", "dog")}
+    source = write(tmp_path / "val.zip", files | {"val/dog/1.png": png(2), "val/cat/1.png": png(3)})
+    data = load_image_set(str(source), 32, split="test")
+    assert data.name == "val.zip-val" and data.class_names == ["ape", "cat", "dog"] and data.labels.tolist() == [1, 2]
+    assert np.array_equal(data.images[0].numpy(), noise(3))
+    both = write(tmp_path / "both", files | {"val/dog/1.png": png(2), "test/ape/1.png": png(4)})
+    data = load_image_set(str(both), 32, split="test")
+    assert data.name == "both-test" and data.labels.tolist() == [0]
+    for name, more, message in (
+        ("odd.zip", {"val/fox/1.png": png(2), "val/cat/1.png": png(1)}, "val has a class fox that train lacks"),
+        ("one.zip", {}, "is one split alone, expected folders train and test or val"),
+    ):
+        path = write(tmp_path / name, files | more)
+        with pytest.raises(ValueError, match=message):
+            load_image_set(str(path), 32, split="test")
+    with pytest.raises(ValueError, match="--split tset: expected train or test"):
+        load_image_set(str(both), 32, split="tset")
 
 
 def test_images_without_class_folders_make_one_class(tmp_path: Path) -> None:
@@ -99,7 +94,7 @@ def test_hash_changes_with_pixels_labels_and_names(tmp_path: Path) -> None:
 
 
 def decode(image: Image.Image, size: int = 32, kind: str = "PNG") -> np.ndarray:
-    return image_files.decode_image(encoded(image, kind), size)
+    return decode_image(encoded(image, kind), size)
 
 
 def test_grey_and_palette_and_16_bit_become_colour() -> None:
@@ -109,6 +104,18 @@ def test_grey_and_palette_and_16_bit_become_colour() -> None:
     assert np.array_equal(decode(palette), np.asarray(palette.convert("RGB")))
     deep = Image.fromarray(grey.astype(np.uint16) * 257)
     assert np.array_equal(decode(deep), np.repeat(grey[:, :, None], 3, axis=2))
+
+
+def test_cmyk_and_animations_and_floats() -> None:
+    tile = Image.new("CMYK", (32, 32), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
+    red = decode(tile, kind="JPEG")
+    assert red[..., 0].min() > 240 and red[..., 1:].max() < 15
+    buffer = io.BytesIO()
+    first, second = (Image.new("RGB", (32, 32), color) for color in ("red", "blue"))
+    first.save(buffer, "GIF", save_all=True, append_images=[second])
+    assert (decode_image(buffer.getvalue(), 32) == (255, 0, 0)).all()
+    with pytest.raises(ValueError, match="floating-point pixels"):
+        decode(Image.fromarray(np.ones((32, 32), dtype=np.float32)), kind="TIFF")
 
 
 def test_transparent_pixels_lie_over_white() -> None:
@@ -134,7 +141,7 @@ def test_exif_orientation_is_applied() -> None:
     exif[0x0112] = 3  # turned by 180 degrees
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
-    assert np.array_equal(image_files.decode_image(buffer.getvalue(), 32), noise(0)[::-1, ::-1])
+    assert np.array_equal(decode_image(buffer.getvalue(), 32), noise(0)[::-1, ::-1])
 
 
 def bomb() -> bytes:
@@ -188,15 +195,15 @@ def test_large_sets_are_mapped_from_the_cache(tmp_path: Path, monkeypatch: pytes
     files = {f"cat/{i:02}.png": png(i) for i in range(40)} | {"cat/07.png": b"x"}
     source = write(tmp_path / "big.zip", files)
     in_memory = load_image_set(str(source), 32)
-    monkeypatch.setattr(image_files, "RESIDENT_BYTES", 1000)
-    mapped = load_image_set(str(source), 32)
+    monkeypatch.setattr(datasets, "RESIDENT_BYTES", 1000)
+    mapped = load_image_set(str(source), 32, stream="never")
     assert torch.equal(mapped.images, in_memory.images) and torch.equal(mapped.labels, in_memory.labels)
     assert mapped.skipped == in_memory.skipped and len(mapped.skipped) == 1
 
     def fail(*_: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(image_files, "_fill", fail)
+    monkeypatch.setattr(decoded_images, "_fill", fail)
     again = load_image_set(str(source), 32)
     assert torch.equal(again.images, in_memory.images) and again.hash == mapped.hash
 
@@ -213,13 +220,12 @@ def test_every_named_set_loads_or_says_what_to_put_where(
         assert len(data.class_names) >= 12 and data.images.shape[1:] == (32, 32, 3)
         assert data.labels.max() == len(data.class_names) - 1
         return
-    if name == "cifar10":
 
-        def offline(*_: object, **__: object) -> None:
-            raise OSError("<urlopen error no route>")
+    def offline(url: str, _part: Path) -> None:
+        raise download.Unusable(f"no route to {url.split('/')[2]}")
 
-        monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
-    with pytest.raises(OSError, match=f"--data {name}") as error:
+    monkeypatch.setattr(download, "_transfer", offline)
+    with pytest.raises((ValueError, OSError), match=f"--data {name}") as error:
         load_image_set(name, 32)
     assert "put " in str(error.value) and "\n" not in str(error.value)
     write(tmp_path / "data" / name, FILES)

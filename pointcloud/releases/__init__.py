@@ -1,6 +1,6 @@
 """Public data sets: downloaded, read as they are released, and converted to the .npz layout.
 
-archives            where each is downloaded from: a table; download: with checksum, mirrors and resume
+archives            where each is downloaded from: a table
 readable            which releases are recognised in a folder or zip, and what reads them: a table
 modelnet, resampled_modelnet, hdf5_clouds, shapenetpart    one release each; text_clouds: files of x y z
 file_source         a folder or a zip, read alike

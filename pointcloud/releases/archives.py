@@ -7,28 +7,19 @@ zip, and its SHA-256 is printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from shared_attn.runtime.download import Archive
 
 
 @dataclass(frozen=True)
-class Archive:
-    """One download.
+class CloudArchive(Archive):
+    """A download of point clouds. shapes: how many the official training and test splits hold."""
 
-    file, folder: its name, and what it is called unpacked. urls: tried in turn. sha256: of the file; None: none was
-    published. members: file name -> MD5 of files in the zip, wherever they lie. shapes: how many clouds the official
-    training and test splits hold.
-    """
-
-    file: str
-    folder: str
-    urls: tuple[str, ...]
-    shapes: tuple[int, int]
-    sha256: str | None = None
-    members: Mapping[str, str] = field(default_factory=dict)
+    shapes: tuple[int, int] = field(kw_only=True)
 
 
-_MODELNET40 = Archive(
+_MODELNET40 = CloudArchive(
     file="ModelNet40.zip",
     folder="ModelNet40",
     urls=(
@@ -40,7 +31,7 @@ _MODELNET40 = Archive(
     shapes=(9843, 2468),
     sha256="42dc3e656932e387f554e25a4eb2cc0e1a1bd3ab54606e2a9eae444c60e536ac",
 )
-_MODELNET10 = Archive(
+_MODELNET10 = CloudArchive(
     file="ModelNet10.zip",
     folder="ModelNet10",
     urls=(
@@ -52,7 +43,7 @@ _MODELNET10 = Archive(
     shapes=(3991, 908),
     sha256="9d8679435fc07d1d26f13009878db164a7aa8ea5e7ea3c8880e42794b7307d51",
 )
-_MODELNET40_HDF5 = Archive(
+_MODELNET40_HDF5 = CloudArchive(
     file="modelnet40_ply_hdf5_2048.zip",
     folder="modelnet40_ply_hdf5_2048",
     urls=(
@@ -75,7 +66,7 @@ _RESAMPLED_URLS = (
     "https://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip",
     "http://shapenet.cs.stanford.edu/media/modelnet40_normal_resampled.zip",
 )
-_SHAPENETPART = Archive(
+_SHAPENETPART = CloudArchive(
     file="shapenetcore_partanno_segmentation_benchmark_v0_normal.zip",
     folder="shapenetcore_partanno_segmentation_benchmark_v0_normal",
     urls=(
@@ -88,7 +79,7 @@ _SHAPENETPART = Archive(
     shapes=(14007, 2874),
     sha256="0e26411700bae2da38ee8ecc719ba4db2e6e0133486e258665952ad5dfced0fe",
 )
-_SHAPENETPART_HDF5 = Archive(
+_SHAPENETPART_HDF5 = CloudArchive(
     file="shapenet_part_seg_hdf5_data.zip",
     folder="hdf5_data",
     urls=(
@@ -110,13 +101,13 @@ _SHAPENETPART_HDF5 = Archive(
 )
 
 
-def _resampled(train: int, test: int) -> Archive:
+def _resampled(train: int, test: int) -> CloudArchive:
     name = "modelnet40_normal_resampled"
-    return Archive(file=f"{name}.zip", folder=name, urls=_RESAMPLED_URLS, shapes=(train, test))
+    return CloudArchive(file=f"{name}.zip", folder=name, urls=_RESAMPLED_URLS, shapes=(train, test))
 
 
 # Data set -> release -> archive; the first release is the one taken where nothing else is asked for.
-ARCHIVES: dict[str, dict[str, Archive]] = {
+ARCHIVES: dict[str, dict[str, CloudArchive]] = {
     "modelnet40": {"off": _MODELNET40, "hdf5": _MODELNET40_HDF5, "text": _resampled(9843, 2468)},
     "modelnet10": {"off": _MODELNET10, "text": _resampled(3991, 908)},
     "shapenetpart": {"text": _SHAPENETPART, "hdf5": _SHAPENETPART_HDF5},

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from pointcloud.clouds import read_origin, write_clouds_file
-from pointcloud.releases.archives import ARCHIVES, Archive
-from pointcloud.releases.download import fetch
+from pointcloud.releases.archives import ARCHIVES
 from pointcloud.releases.file_source import FileSource
 from pointcloud.releases.readable import RELEASES, Release
+from shared_attn.runtime.download import Archive, fetch
 
 
 def prepare(

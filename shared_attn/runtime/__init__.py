@@ -11,5 +11,6 @@ records      results as evidence
 results      tables and figures from records; result_tables: the tables of single ones
 ablation     one record from runs that differ in one field
 options      name=value pairs of a command line
+download     archives with checksum, mirrors and resume
 launch       device and precision through Lightning Fabric
 """

@@ -13,14 +13,31 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pointcloud.releases.archives import Archive
 from shared_attn.runtime.records import hash_file
 
 TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One download.
+
+    file, folder: its name, and what it is called unpacked. urls: tried in turn; all serve the same bytes, or, where
+    `members` are listed, the same files inside a zip. sha256: of the file; None: none was published. members: file
+    name -> MD5 of files in the zip, wherever they lie.
+    """
+
+    file: str
+    folder: str
+    urls: tuple[str, ...]
+    sha256: str | None = None
+    members: Mapping[str, str] = field(default_factory=dict)
 
 
 class BrokenOff(Exception):
