@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GAP = 2
 LEGIBLE = 48  # pixels a tile should have for a person
+HEAD = 18  # pixels of a line of names
 TALLEST = 1.5  # a page's height by its width, past which its rows stand in several blocks side by side
 
 
@@ -45,6 +46,7 @@ def draw_page(
     columns: int,
     row_names: Sequence[str] = (),
     *,
+    column_names: Sequence[str] = (),
     fold: bool = False,
     margin_names: Sequence[str] = (),
 ) -> Image.Image:
@@ -54,6 +56,7 @@ def draw_page(
         images: in order of rows.
         columns: images a row.
         row_names: of the rows, from the top; none: no margin.
+        column_names: of the columns, above the first row; an empty one leaves its place to its neighbours.
         fold: stand the rows of a page that would be very tall in blocks side by side.
         margin_names: names that the margin is wide enough for too, so that pages of a film have one size.
     """
@@ -67,23 +70,35 @@ def draw_page(
     width = margin + tiles.shape[2]
     blocks = choose_blocks(rows, height, width) if fold else 1
     deep = -(-rows // blocks)  # rows a block
-    page = Image.new("RGB", (-(-rows // deep) * width, deep * height), "white")
+    head = HEAD if column_names else 0
+    page = Image.new("RGB", (-(-rows // deep) * width, head + deep * height), "white")
     sheet = Image.fromarray(tiles.permute(1, 2, 0).contiguous().numpy())
     pen = ImageDraw.Draw(page)
     for row in range(rows):
-        left, top = row // deep * width, row % deep * height
+        left, top = row // deep * width, head + row % deep * height
         page.paste(sheet.crop((0, row * height, sheet.width, (row + 1) * height)), (left + margin, top))
         if row < len(row_names):
             place = (left + margin - 6, top + height // 2)
             pen.text(place, row_names[row], fill="black", font=font, anchor="rm")
+    pitch = tiles.shape[2] // columns
+    for column, name in enumerate(column_names):
+        half = font.getlength(name) / 2
+        middle = min(max(margin + column * pitch + (pitch - GAP) / 2, half), page.width - half)
+        pen.text((middle, head - 4), name, fill="black", font=font, anchor="ms")
     return page
 
 
 def write_grid(
-    path: Path, images: Tensor, columns: int, row_names: Sequence[str] = (), *, fold: bool = False
+    path: Path,
+    images: Tensor,
+    columns: int,
+    row_names: Sequence[str] = (),
+    *,
+    column_names: Sequence[str] = (),
+    fold: bool = False,
 ) -> Tensor:
     """Write images (N, 3, H, W) uint8 as a PNG, see `draw_page`; returns the tiles in one block (3, height, width)."""
-    page = draw_page(images, columns, row_names, fold=fold)
+    page = draw_page(images, columns, row_names, column_names=column_names, fold=fold)
     with atomic_write(path) as file:
         page.save(file, format="PNG")
     return tile(images.cpu(), columns)
