@@ -38,7 +38,8 @@ def tile(images: Tensor, columns: int) -> Tensor:
 
 def choose_blocks(rows: int, height: int, width: int) -> int:
     """Blocks to stand `rows` rows of height x width pixels in, so that the page is not much taller than wide."""
-    return next(blocks for blocks in range(1, rows + 1) if -(-rows // blocks) * height <= TALLEST * blocks * width)
+    fits = (blocks for blocks in range(1, rows) if -(-rows // blocks) * height <= TALLEST * blocks * width)
+    return next(fits, rows)
 
 
 def draw_page(

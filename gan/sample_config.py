@@ -85,8 +85,6 @@ def check_samples(config: SampleConfig) -> Form:
     for flag, seed in [("--seed", config.seed), *(("--seeds", seed) for seed in config.seeds)]:
         if seed < 0:
             raise ValueError(f"{flag} {seed}: expected 0 or more")
-    if config.seeds and config.count is not None:
-        raise ValueError(f"--count {config.count}: --seeds says how many; expected one of the two")
     if not config.stats:
         for name in ("stats_batches", "stats_batch_size"):
             if getattr(config, name) is not None:
@@ -108,5 +106,8 @@ def _check_motion(config: SampleConfig, form: Form) -> None:
     between_seeds = config.interpolate or (form == "film" and not moves)
     if between_seeds and len(config.seeds) == 1:
         raise ValueError(f"--seeds {config.seeds[0]}: an interpolation needs at least two")
+    along = between_seeds or (form == "grid" and config.interpolate_classes)  # then --count says how finely
+    if config.seeds and config.count is not None and not along:
+        raise ValueError(f"--count {config.count}: --seeds says how many; expected one of the two")
     if config.interpolate_classes and len(config.classes) == 1:
         raise ValueError(f"--classes {config.classes[0]}: an interpolation between classes needs at least two")

@@ -131,8 +131,9 @@ def _writers() -> Iterator[Any]:
             yield submit
             for futures in waiting:
                 finish(futures)
-        finally:
+        except OSError:  # after an interrupt, though, what is drawn is still written
             pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _claim(folder: Path, origin: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from gan.sample_output import draw_samples
 from gan.sampling import KIND, draw_images, draw_latents, finish_generator, load_generator
 from shared_attn.runtime.weights import save_weights
 
+BOTH = ("interpolate", "interpolate_classes")
 NAMES = ["cat", "dog", "ship"]
 MODEL = {"image_size": 32, "num_classes": 3, "width": 4, "attention": "external"}
 
@@ -56,7 +57,7 @@ def pixels(path: Path) -> np.ndarray:
 def one_by_one(generator: Generator, seed: int, weights: list[float], truncation: float | None = None) -> np.ndarray:
     """The image of a seed and class weights, drawn alone, (H, W, 3)."""
     z = draw_latents([seed], generator.latent_dim, truncation)
-    image = next(draw_images(generator, z, torch.tensor([weights])))[0]
+    image = next(draw_images(generator, z, torch.tensor([weights], dtype=torch.float32)))[0]
     return image.permute(1, 2, 0).numpy()
 
 
@@ -174,7 +175,7 @@ def test_a_grid_has_a_row_a_class(config: SampleConfig, tmp_path: Path, weights:
         assert (len(grid.z), len(grid.row_names), grid.columns) == (count, rows, columns)
 
 
-def test_two_hundred_classes_stand_in_blocks(tmp_path: Path) -> None:
+def test_two_hundred_classes_stand_in_blocks() -> None:
     images = torch.randint(255, (200, 3, 32, 32), dtype=torch.uint8)
     names = [f"class {number}" for number in range(200)]
     page = np.asarray(draw_page(images, 1, names, fold=True))
@@ -223,7 +224,7 @@ def test_films_show_their_pages(
     if suffix == ".mp4":
         pytest.importorskip("av")
     out = tmp_path / f"film{suffix}"
-    said = draw(config, out, count=6, frames=7, fps=10, classes=("dog", "cat"), **move)
+    said = draw(config, out, count=6, frames=7, fps=10, classes=("dog", "cat", "ship"), **move)
     assert said == f"{out}: 7 frames, 0.7 s"
     frames, seconds = read_film(out)
     assert len(frames) == 7 and seconds == pytest.approx(0.7, abs=0.01)
@@ -231,7 +232,7 @@ def test_films_show_their_pages(
     film = plan_film(
         generator,
         count=6,
-        classes=[1, 0],
+        classes=[1, 0, 2],
         move_latents=move.get("interpolate", not move),
         move_classes=move.get("interpolate_classes", False),
         frames=7,
@@ -239,7 +240,8 @@ def test_films_show_their_pages(
     pages = [np.asarray(page) for page in draw_pages(generator, film, None, range(7))]
     for frame, page in zip(frames, pages, strict=True):
         height, width = page.shape[:2]
-        assert np.abs(frame[:height, :width].astype(float) - page).mean() < 8
+        light = frame[:height, :width].mean(-1) - page.mean(-1)  # colours of an MP4 have half the resolution
+        assert np.abs(light).mean() < 6
     assert np.abs(pages[3].astype(float) - pages[0]).mean() > 0.1
     assert not (tmp_path / f".film{suffix}.tmp").exists()
 
