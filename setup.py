@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=["shared_attn*", "gan*", "pointcloud*"]),
     package_data={
         "shared_attn": ["py.typed"],
-        "gan": ["py.typed"],
+        "gan": ["py.typed", "gallery.html"],
         "pointcloud": ["py.typed"],
         "pointcloud.files": ["viewer.html"],
     },
@@ -47,9 +47,10 @@ setup(
     extras_require={
         "export": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],  # scripts/export_model.py to .onnx
         "parquet": ["pyarrow>=15"],  # images in parquet files, as Hugging Face data sets have them
+        "film": ["av>=12"],  # scripts/sample_gan.py to .mp4
         "dev": ["pytest>=8.2", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.15"]
-        + ["pyarrow>=15"]
         + ["timm>=1.0", "performer-pytorch>=1.1"]  # originals to compare with
-        + ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],  # what an export is checked with
+        + ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]  # what an export is checked with
+        + ["pyarrow>=15", "av>=12"],
     },
 )

@@ -39,9 +39,12 @@ def load_generator(source: str | Path, device: torch.device | str = "cpu") -> Ge
         with torch.device("meta"):
             generator = Generator(**{**header["model"], "spectral_norm": False})
         generator.load_state_dict(state, assign=True)
-    except (RuntimeError, TypeError, KeyError) as error:
+        class_names = [str(name) for name in header["class_names"]]
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: its header and its weights do not describe a generator of this version") from error
-    generator.class_names, generator.header = list(header["class_names"]), header
+    if len(class_names) != generator.num_classes:
+        raise ValueError(f"{path}: names {len(class_names)} classes, its weights have {generator.num_classes}")
+    generator.class_names, generator.header = class_names, header
     return generator.eval().requires_grad_(False).to(device)
 
 
@@ -58,38 +61,47 @@ def finish_generator(average: Generator, model: dict[str, Any], seed: int) -> Ge
     state = {name: value.clone() for name, value in plain_state(average.eval()).items()}
     finished.load_state_dict(state, assign=True)
     finished.requires_grad_(False)
-    device = next(finished.parameters()).device
-    random = create_generator(seed, "statistics")
-    shape = (STATISTICS_BATCHES, STATISTICS_BATCH)
-    z = torch.randn(*shape, finished.latent_dim, generator=random).to(device)
-    labels = torch.randint(finished.num_classes, shape, generator=random).to(device)
-    estimate_statistics(finished, zip(z, labels, strict=True))
+    stand_statistics(finished, seed=seed)
     return finished
 
 
-def draw_latents(seeds: Sequence[int], dim: int, truncation: float | None = None) -> Tensor:
-    """Latent vectors (N, Z), one a seed.
+def stand_statistics(
+    generator: Generator,
+    *,
+    batches: int = STATISTICS_BATCHES,
+    batch_size: int = STATISTICS_BATCH,
+    truncation: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Standing statistics (BigGAN, arXiv 1809.11096, appendix D): set batch norm's to their mean over fresh batches.
 
-    Args:
-        truncation: bound of each coordinate. The normal distribution is squeezed into [-t, t] by matching quantiles,
-            so that a seed keeps its character: it follows the normal distribution cut off at t.
+    Training sees normal latents only. Truncated ones have smaller activations, which the statistics that came with the
+    weights do not fit. Batches with the same truncation put that right. They are of all classes, and follow from
+    `seed`, so a sample still depends on its own seed and class.
     """
+    device = next(generator.parameters()).device
+    random = create_generator(seed, "statistics")
+    z = squeeze_latents(torch.randn(batches, batch_size, generator.latent_dim, generator=random), truncation)
+    labels = torch.randint(generator.num_classes, (batches, batch_size), generator=random)
+    estimate_statistics(generator, zip(z.to(device), labels.to(device), strict=True))
+
+
+def draw_latents(seeds: Sequence[int], dim: int, truncation: float | None = None) -> Tensor:
+    """Latent vectors (N, Z), one a seed; `truncation` as in `squeeze_latents`."""
     z = torch.stack([torch.randn(dim, generator=create_generator("latent", seed)) for seed in seeds])
+    return squeeze_latents(z, truncation)
+
+
+def squeeze_latents(z: Tensor, truncation: float | None) -> Tensor:
+    """Normal numbers of any shape, kept within [-truncation, truncation]; None leaves them.
+
+    The normal distribution is squeezed by matching quantiles, so that a seed keeps its character: the result follows
+    the normal distribution cut off at `truncation`, as BigGAN's (arXiv 1809.11096) does, which draws anew.
+    """
     if truncation is None:
         return z
     inside = math.erf(truncation / math.sqrt(2)) * torch.erf(z.double() / math.sqrt(2))
     return (torch.erfinv(inside) * math.sqrt(2)).float()
-
-
-def interpolate_latents(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """`steps` vectors from start to end (Z,) on the great circle, lengths in between: (steps, Z)."""
-    t = torch.linspace(0, 1, steps)[:, None]
-    cosine = torch.dot(start, end) / (start.norm() * end.norm())
-    angle = torch.arccos(cosine.clamp(-1, 1))
-    if angle.sin() < 1e-4:
-        return torch.lerp(start, end, t)
-    direction = torch.sin((1 - t) * angle) * start / start.norm() + torch.sin(t * angle) * end / end.norm()
-    return direction / angle.sin() * torch.lerp(start.norm(), end.norm(), t)
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -99,7 +111,11 @@ def to_bytes(images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def draw_images(generator: Generator, z: Tensor, labels: Tensor) -> Iterator[Tensor]:
-    """Batches (at most BATCH, 3, H, W) of uint8 images for latents (N, Z) and labels (N,) or (N, L)."""
+    """Batches (at most BATCH, 3, H, W) of uint8 images for latents (N, Z) and labels (N,) or (N, L).
+
+    Every forward has BATCH images: libraries choose how to add up by the shape, so another batch size changes the last
+    bits. Neither the place in a batch nor the other images in it do.
+    """
     device = next(generator.parameters()).device
     for z_part, label_part in zip(z.split(BATCH), labels.split(BATCH), strict=True):
         count = len(z_part)

@@ -11,6 +11,7 @@ from PIL import Image
 
 import gan
 from gan.generator import Generator
+from gan.interpolation import choose_times, follow_classes, follow_latents, interpolate_latents
 from gan.pictures import GAP, tile, write_grid
 from gan.sampling import (
     KIND,
@@ -18,7 +19,6 @@ from gan.sampling import (
     draw_latents,
     find_classes,
     finish_generator,
-    interpolate_latents,
     load_generator,
     to_bytes,
 )
@@ -80,15 +80,39 @@ def test_truncation_bounds_and_keeps_the_order() -> None:
 
 
 def test_interpolation_passes_along_the_great_circle() -> None:
-    start, end = draw_latents([0, 1], 128)
-    path = interpolate_latents(start, end, 9)
-    torch.testing.assert_close(path[0], start, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(path[-1], end, rtol=1e-4, atol=1e-5)
-    lengths = path.norm(dim=1)
-    torch.testing.assert_close(lengths, torch.lerp(start.norm(), end.norm(), torch.linspace(0, 1, 9)))
-    angles = torch.arccos(torch.nn.functional.cosine_similarity(path[1:], path[:-1]))
-    assert float(angles.max() - angles.min()) < 1e-3
-    torch.testing.assert_close(interpolate_latents(start, start, 3), start.expand(3, -1))
+    ends = draw_latents([0, 1], 128)
+    times = choose_times(2, 9, loop=False)
+    assert times.tolist() == [number / 8 for number in range(9)]
+    path = follow_latents(ends, times)
+    assert torch.equal(path[0], ends[0]) and torch.equal(path[-1], ends[1])
+    start, end = ends.double()
+    length = torch.lerp(start.norm(), end.norm(), times)
+    angle = torch.arccos(start @ end / (start.norm() * end.norm()))
+    for number, t in enumerate(times):  # turned by a share of the angle in the plane of both ends
+        across = end - start * (start @ end) / (start @ start)
+        turned = torch.cos(t * angle) * start / start.norm() + torch.sin(t * angle) * across / across.norm()
+        torch.testing.assert_close(path[number].double(), turned * length[number], rtol=1e-5, atol=1e-5)
+    same = ends[:1].expand(3, -1)
+    torch.testing.assert_close(interpolate_latents(same, same, torch.linspace(0, 1, 3)), same)
+    opposite = interpolate_latents(same, -same, torch.tensor([0.0, 0.25, 1.0]))
+    assert opposite.isfinite().all() and torch.equal(opposite[0], same[0])
+
+
+def test_paths_meet_their_way_points_to_the_bit_and_close() -> None:
+    points = draw_latents(range(4), 128)
+    open_path = follow_latents(points, choose_times(4, 10, loop=False))
+    assert torch.equal(open_path[::3], points)
+    loop = follow_latents(points, choose_times(4, 12, loop=True))
+    assert torch.equal(loop[::3], points)
+    # A film can start anew after its last frame: the step from there to the first is like the others of that leg.
+    closing = torch.nn.functional.cosine_similarity(loop[[9, 10, 11]], loop[[10, 11, 0]]).arccos()
+    torch.testing.assert_close(closing, closing[:1].expand(3), rtol=1e-3, atol=1e-4)
+    weights = follow_classes([2, 0, 3], 5, choose_times(3, 6, loop=True))
+    expected = torch.zeros(6, 5)
+    for row, blend in enumerate([{2: 1}, {2: 0.5, 0: 0.5}, {0: 1}, {0: 0.5, 3: 0.5}, {3: 1}, {3: 0.5, 2: 0.5}]):
+        for number, share in blend.items():
+            expected[row, number] = share
+    assert torch.equal(weights, expected)
 
 
 def test_bytes_are_rounded() -> None:
