@@ -6,6 +6,7 @@ Legend: B batch, N images, L classes. The clock is images shown; what a step dra
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def rate(part: float) -> float:
 def log_loss(progress: Progress, losses: list[Tensor]) -> None:
     """Write the mean loss since the last call, and empty the list; refuse to go on after a NaN."""
     mean = float(torch.stack(losses).double().mean())
-    if mean != mean or mean == float("inf"):
+    if not math.isfinite(mean):
         raise ValueError(f"training diverged before {progress.shown:,} images; lower --lr; the last checkpoint stands")
     progress.log(loss=mean)
     progress.advance(0, loss=mean)
@@ -131,7 +132,7 @@ def finish(
     device: torch.device,
 ) -> None:
     """Measure, and write `weights.safetensors` and `record.json`."""
-    stored = {name: value.half() if value.is_floating_point() else value for name, value in state_of(classifier).items()}
+    stored = {name: value.half() for name, value in state_of(classifier).items()}
     classifier.load_state_dict(stored, strict=False)  # what is measured is what is stored
     metrics = {}
     if test is not None:
@@ -201,4 +202,5 @@ def load_classifier(source: str | Path, device: torch.device) -> tuple[Classifie
             raise KeyError("names of weights")
     except (RuntimeError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: its header and its weights do not describe a classifier of this version") from error
-    return classifier.eval().requires_grad_(False).to(device, memory_format=torch.channels_last), header, path
+    classifier = classifier.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    return classifier, header, path
