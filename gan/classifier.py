@@ -5,10 +5,12 @@ Legend: B batch, H W pixels, C channels, D feature size, L classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-WIDTHS = (32, 64, 128, 192)
+WIDTHS = (16, 48, 96, 192)
 
 
 class ConvNorm(nn.Sequential):
@@ -40,7 +42,7 @@ class Classifier(nn.Module):
         widths: channels of the stem and of each stage; the last is the feature size D.
     """
 
-    def __init__(self, num_classes: int, widths: tuple[int, ...] = WIDTHS):
+    def __init__(self, num_classes: int, widths: Sequence[int] = WIDTHS):
         super().__init__()
         self.num_classes, self.dim = num_classes, widths[-1]
         self.stem = ConvNorm(3, widths[0])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gan.augmentation import translation
 from gan.batches import ImageStream
-from gan.classifier import Classifier, initialise
+from gan.classifier import WIDTHS, Classifier, initialise
 from gan.classifier_options import FREE_FIELDS, ClassifierConfig, check_config
 from gan.datasets import ImageSet, load_image_set
 from shared_attn.complexity import count_multiply_adds, count_parameters
@@ -139,7 +139,7 @@ def finish(
         metrics["test_accuracy"] = accuracy(classifier, test, device)
         progress.message(f"test accuracy {metrics['test_accuracy']:.4f}")
     progress.log(**metrics)
-    model = {"num_classes": classifier.num_classes}
+    model: dict[str, Any] = {"num_classes": classifier.num_classes, "widths": list(WIDTHS)}
     sets = {"train": data.describe(), **({"test": test.describe()} if test is not None else {})}
     header = {"kind": KIND, "model": model, "class_names": data.class_names, "data": sets, "metrics": metrics}
     header["config"] = {name: str(value) for name, value in dataclasses.asdict(config).items()}

@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,7 @@ def load_inception(device: torch.device, weights: Path) -> FeatureNetwork:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     state, digest = read_inception_weights(weights)
-    safe = io.BytesIO()  # the library would run what a pickle holds: it is given what was read without that
+    safe: Any = io.BytesIO()  # the library would run what a pickle holds: it is given what was read without that
     torch.save(state, safe)
     safe.seek(0)
     try:

@@ -1,4 +1,4 @@
-"""Where Inception's weights come from: a file that is named, torch hub's cache, or a download; read without pickle code."""
+"""Where Inception's weights come from: a file that is named, torch hub's cache, or a download; no pickle is run."""
 
 from __future__ import annotations
 
