@@ -20,6 +20,7 @@ from gan.evaluation import BATCH
 from gan.generator import Generator
 from gan.image_files import DAMAGE, MAX_FILE_BYTES, ImageFile, decode_image, list_images
 from gan.sampling import draw_images, draw_latents
+from shared_attn.runtime.seeding import create_generator
 
 LATENT_CHUNK = 6400  # latents made at once
 
@@ -70,7 +71,7 @@ def drawn_images(generator: Generator, weights: str, count: int, seed: int, trun
 
 
 def stored_images(source: Path, count: int | None) -> JudgedImages:
-    """The first `count` images of a folder or zip in the order of class and name; None: all.
+    """The images of a folder or zip in a fixed random order, or the first `count` in it: any part has all classes.
 
     Raises:
         ValueError, FileNotFoundError: in one line that names `--images`, before any image is judged: for a source that
@@ -82,7 +83,8 @@ def stored_images(source: Path, count: int | None) -> JudgedImages:
         raise type(error)(str(error).replace("--data", "--images", 1)) from error
     if count is not None and count > len(files):
         raise ValueError(f"--count {count}: --images {source} holds {len(files)}")
-    files = files[:count]
+    order = torch.randperm(len(files), generator=create_generator(0, "judged")).tolist()
+    files = [files[place] for place in order[:count]]
     size = _common_size(source, files)
     names = sorted({file.class_name for file in files})
     number = {name: index for index, name in enumerate(names)}

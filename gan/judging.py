@@ -53,7 +53,7 @@ def plan_metrics(metrics: Sequence[str], has_inception: bool, features: str = "a
     if unknown:
         raise ValueError(f"--metrics {unknown[0]}: expected one of {', '.join(METRICS)}")
     plan: dict[str, list[str]] = {}
-    for name in sorted(set(metrics), key=METRICS.index):  # prdc comes last
+    for name in sorted(set(metrics), key=lambda name: (name == "prdc", METRICS.index(name))):  # prdc comes last
         if name in ("fd", "kd") and features in ON_INCEPTION:
             other = "pytorch_fid" if features == "pytorch_fid" else "fid" if name == "fd" else "kid"
             raise ValueError(f"--metrics {name}: not with --features {features}; on Inception it is called {other}")
@@ -85,6 +85,8 @@ def judge(config: JudgeConfig, device: torch.device) -> dict[str, Any]:
     """
     check_config(config)
     plan = plan_metrics(config.metrics, has_inception_weights(config), config.features)
+    if config.neighbours and config.features != "auto":
+        plan.setdefault(config.features, [])
     check_use(config, plan)
     statistics = load_statistics(Path(config.data)) if is_statistics(config.data) else None
     if statistics is not None:
@@ -200,7 +202,10 @@ def open_images(config: JudgeConfig, device: torch.device) -> JudgedImages | Non
 
 def native_size(data: str) -> int:
     """The size in which real images are measured when nothing is compared with them: their own."""
-    return NATIVE_SIZES.get(data, 32) if data in DATASETS or not Path(data).exists() else first_size(Path(data))
+    path = Path(data)
+    if data in DATASETS or not path.exists() or (path / "cifar-10-batches-py").is_dir():
+        return NATIVE_SIZES.get(data, 32)
+    return first_size(path)
 
 
 def load_reference(config: JudgeConfig, image_size: int) -> ImageSet:

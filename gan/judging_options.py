@@ -60,6 +60,8 @@ def check_config(config: JudgeConfig) -> None:
         raise ValueError("--weights: expected a run's folder or a file; or --images, or --save-statistics")
     if config.weights is None and (config.truncation is not None or config.seed):
         raise ValueError("--truncation, --seed: expected only with --weights, stored images are as they are")
+    if config.weights is None and config.images is None and config.count is not None:
+        raise ValueError(f"--count {config.count}: counts generated images, expected --weights or --images with it")
     if config.truncation is not None and config.truncation <= 0:
         raise ValueError(f"--truncation {config.truncation}: expected more than 0")
     if config.references < 0:
