@@ -17,7 +17,7 @@ class ClassifierConfig:
     """images of the same classes to measure the accuracy on, once, at the end; a folder or zip"""
     out: Path = Path("runs/features")
     """folder of the run; running again with the same folder resumes"""
-    epochs: int = 6
+    epochs: int = 10
     """times that every image is shown"""
     batch_size: int = 128
     """images a step"""

@@ -7,7 +7,6 @@ cache folder and are read in blocks: memory does not grow with N.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -44,21 +43,16 @@ def training_features(data: ImageSet, network: FeatureNetwork) -> np.ndarray:
             stored = np.empty(0)
         if stored.shape == shape:
             return stored
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
-        chunks = torch.arange(shape[0]).split(BATCH)
-        bar = tqdm(chunks, desc=f"{network.name} features", delay=3, leave=False, disable=None)
-        for items in bar:
-            features, _ = network.extract(data.images[items].permute(0, 3, 1, 2))
-            written[items.numpy()] = features.cpu().numpy()
-        written.flush()
-        os.replace(part, path)
+    chunks = torch.arange(shape[0]).split(BATCH)
+    header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+    try:  # written as bytes, not through a map: a full disk is an error then, and no crash
+        with atomic_write(path) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for items in tqdm(chunks, desc=f"{network.name} features", delay=3, leave=False, disable=None):
+                features, _ = network.extract(data.images[items].permute(0, 3, 1, 2))
+                file.write(features.float().cpu().numpy().tobytes())
     except OSError as error:
         raise OSError(f"{path}: features cannot be kept ({error}); EAGAN_EAT_CACHE names another folder") from error
-    finally:
-        part.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 

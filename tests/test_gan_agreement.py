@@ -169,7 +169,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_canonical_distance_is_pytorch_fids_from_image_folders(
-    inception_file: Path, their_distance: Callable[..., float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    inception_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pytorch_fid import fid_score, inception
 
