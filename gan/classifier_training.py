@@ -133,6 +133,8 @@ def finish(
 ) -> None:
     """Measure, and write `weights.safetensors` and `record.json`."""
     stored = {name: value.half() for name, value in state_of(classifier).items()}
+    if not all(value.isfinite().all() for value in stored.values()):
+        raise ValueError("training diverged: a weight is not a finite number in float16; lower --lr")
     classifier.load_state_dict(stored, strict=False)  # what is measured is what is stored
     metrics = {}
     if test is not None:

@@ -112,6 +112,23 @@ def test_frechet_distance_of_commuting_covariances_is_known() -> None:
     assert frechet_distance(torch.zeros(4), first.diag(), mean, second.diag()) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("samples", [3, 20, 63])  # 64 features
+def test_singular_covariances_lose_no_digits(samples: int) -> None:
+    """With X, Y the centred samples, Tr sqrt(C1 C2) is the sum of the singular values of X Y^T: no root at all."""
+    random = torch.Generator().manual_seed(0)
+    scale = torch.logspace(2, -2, 64, dtype=torch.float64)
+    first = torch.randn(samples, 64, dtype=torch.float64, generator=random) * scale
+    second = torch.randn(samples + 2, 64, dtype=torch.float64, generator=random) * 3
+    centred = [(t - t.mean(0)) / (len(t) - 1) ** 0.5 for t in (first, second)]
+    overlap = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    covariances = [t.T @ t for t in centred]
+    expected = (first.mean(0) - second.mean(0)).square().sum() + sum(c.trace() for c in covariances) - 2 * overlap
+    moments = [t for mean, c in zip((first, second), covariances, strict=True) for t in (mean.mean(0), c)]
+    assert frechet_distance(*moments) == pytest.approx(float(expected), rel=1e-12)
+    same = frechet_distance(*moments[:2], *moments[:2])
+    assert abs(same) < 1e-12 * float(covariances[0].trace())
+
+
 def test_kernel_distance_is_torchmetrics(network: FeatureNetwork) -> None:
     from torchmetrics.image.kid import KernelInceptionDistance
 
