@@ -12,20 +12,24 @@ PRDC_NEIGHBOURS = 5
 PRDC_BLOCK = 1024  # rows of a distance matrix that are held at once
 
 
+NOISE = 10 * torch.finfo(torch.float64).eps  # relative to the largest, an eigenvalue below this is none
+
+
 def _matrix_root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    values = torch.where(values > NOISE * values[-1], values, 0.0)
+    return (vectors * values.sqrt()) @ vectors.T
 
 
 def frechet_distance(mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor) -> float:
     """Fréchet distance of two normal distributions (arXiv 1706.08500, eq. 6): D-vectors and D x D matrices.
 
-    Tr sqrt(C1 C2) is the sum of the roots of the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric: no matrix
-    root of a product is needed, and singular covariances (fewer samples than features) are no special case.
+    Tr sqrt(C1 C2) is the sum of the singular values of C1^(1/2) C2^(1/2): no matrix root of a product is needed.
+    Singular covariances (fewer samples than features) are no special case: rounding errors enter singular values as
+    they are, where roots of eigenvalues of the product would raise them to 1e-8 for each missing dimension.
     """
     mean1, mean2, covariance1, covariance2 = (t.double() for t in (mean1, mean2, covariance1, covariance2))
-    root = _matrix_root(covariance1)
-    overlap = torch.linalg.eigvalsh(root @ covariance2 @ root).clamp(min=0).sqrt().sum()
+    overlap = torch.linalg.svdvals(_matrix_root(covariance1) @ _matrix_root(covariance2)).sum()
     distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * overlap
     return float(distance)
 

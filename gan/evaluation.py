@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +26,17 @@ from gan.image_files import cache_folder
 from shared_attn.runtime.files import atomic_write
 from shared_attn.runtime.seeding import create_generator
 
-METRICS = ("fid", "is", "kid", "fd", "kd", "prdc")
+METRICS = ("fid", "is", "kid", "fd", "kd", "prdc", "pytorch_fid", "class_accuracy")
 INCEPTION_METRICS = ("fid", "is", "kid")
-DEFAULT_METRICS = {"inception": INCEPTION_METRICS, "lite0": ("fd", "kd")}
+FRECHET = ("fid", "pytorch_fid", "fd")  # what a mean and a covariance of the real images suffice for
+KEPT_METRICS = ("kid", "kd", "prdc")
+DEFAULT_METRICS = {
+    "inception": INCEPTION_METRICS,
+    "pytorch_fid": ("pytorch_fid",),
+    "lite0": ("fd", "kd"),
+    "cifar10net": ("fd", "kd"),
+}
+SPLIT_WORDS = {"test": "test", "val": "val", "valid": "val", "validation": "val", "train": "train", "training": "train"}
 KEPT = 10_000  # features held for kid, kd and prdc
 BATCH = 100
 SPLITS = 10  # of the Inception Score, fewer where there are fewer samples
@@ -103,9 +112,17 @@ def short_count(count: int) -> str:
     return f"{count // 1000}k" if count % 1000 == 0 and count else str(count)
 
 
-def split_name(data: ImageSet, count: int) -> str:
-    """The reference inside a metric's name: train, val or test as the data's name says, and the count of a subset."""
-    split = next((split for split in ("test", "val") if split in data.name.lower()), "train")
+def find_split(name: str) -> str | None:
+    """train, val or test where one of these stands as a word in the data's name."""
+    return next((SPLIT_WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_WORDS), None)
+
+
+def split_name(data: ImageSet, count: int, split: str | None = None) -> str:
+    """The reference inside a metric's name: the split, and the count of a subset.
+
+    Without `split` it is what the data's name says, and train where that says nothing.
+    """
+    split = split or find_split(data.name) or "train"
     return split if count >= len(data.labels) else split + short_count(count)
 
 
@@ -120,7 +137,8 @@ def real_moments(data: ImageSet, network: FeatureNetwork, count: int) -> Moments
         return Moments(count, *(torch.from_numpy(stored[key]) for key in ("mean", "covariance", "features")))
     items = torch.randperm(total, generator=create_generator(0, "reference"))[:count]
     batches = (data.images[chunk.sort().values].permute(0, 3, 1, 2) for chunk in items.split(BATCH))
-    moments, _ = measure(batches, count, network, keep=KEPT)
+    (measured,) = measure(batches, count, [network], keep=KEPT)
+    moments = measured.moments
     with contextlib.suppress(OSError), atomic_write(path) as file:  # a cache that cannot be written only costs time
         np.savez(file, mean=moments.mean, covariance=moments.covariance, features=moments.features)
     return moments
@@ -132,23 +150,69 @@ def prepare_reference(data: ImageSet, network: FeatureNetwork | None, count: int
         real_moments(data, network, count)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a network made of a stream of images: moments, Inception Score, share of images found in their class."""
+
+    moments: Moments
+    score: float | None
+    accuracy: float | None
+
+
+class Measurement:
+    """A network's view of a stream of `total` images; memory does not grow with their number.
+
+    Args:
+        network: its features are taken in, and its logits where a metric uses them.
+        total: images in the stream.
+        keep: features that are kept.
+        classes: (total,) the class of each image, a number of the network's own classes; None measures no accuracy.
+    """
+
+    def __init__(self, network: FeatureNetwork, total: int, keep: int, classes: Tensor | None = None):
+        self.network, self.classes, self.count, self.right = network, classes, 0, 0
+        self.moments = FeatureMoments(network.dim, keep, network.device)
+        self.score = InceptionScore(total)
+
+    def update(self, images: Tensor) -> None:
+        """Take in (B, 3, H, W) uint8."""
+        features, logits = self.network.extract(images)
+        self.moments.update(features)
+        if logits is not None and self.classes is not None:
+            asked = self.classes[self.count : self.count + len(images)]
+            self.right += int((logits.argmax(dim=1).cpu() == asked).sum())
+        elif logits is not None:
+            self.score.update(logits)
+        self.count += len(images)
+
+    def finish(self) -> Measured:
+        """The measurements so far."""
+        score = self.score.finish() if self.score.count else None
+        return Measured(self.moments.finish(), score, self.right / self.count if self.classes is not None else None)
+
+
 def measure(
-    batches: Iterable[Tensor], total: int, network: FeatureNetwork, *, keep: int = 0
-) -> tuple[Moments, float | None]:
-    """Moments and Inception Score (None without logits) of uint8 batches (B, 3, H, W) that hold `total` images."""
+    batches: Iterable[Tensor],
+    total: int,
+    networks: Sequence[FeatureNetwork],
+    *,
+    keep: int = 0,
+    classes: Tensor | None = None,
+) -> list[Measured]:
+    """What each network makes of uint8 batches (B, 3, H, W) that hold `total` images, in one pass over them.
+
+    `classes` (total,) goes to the networks that know the classes of generated images.
+    """
     from tqdm import tqdm
 
-    moments, score = FeatureMoments(network.dim, keep, network.device), InceptionScore(total)
-    has_logits = False
-    with tqdm(desc=f"{network.name} features", total=total, unit="img", delay=3, leave=False, disable=None) as bar:
+    views = [Measurement(network, total, keep, classes if network.class_names else None) for network in networks]
+    names = " ".join(network.name for network in networks)
+    with tqdm(desc=f"{names} features", total=total, unit="img", delay=3, leave=False, disable=None) as bar:
         for batch in batches:
-            features, logits = network.extract(batch)
-            moments.update(features)
-            if logits is not None:
-                has_logits = True
-                score.update(logits)
+            for view in views:
+                view.update(batch)
             bar.update(len(batch))
-    return moments.finish(), score.finish() if has_logits else None
+    return [view.finish() for view in views]
 
 
 def evaluate(
@@ -163,7 +227,7 @@ def evaluate(
     """Compare `count` samples (uint8 batches) with real images.
 
     Args:
-        samples: batches (B, 3, H, W) uint8 that hold `count` images.
+        samples: batches (B, 3, H, W) uint8 that hold `count` images, of the data's classes in turn.
         metrics: names out of METRICS that the network has (`gan.judging.plan_metrics`). fid and fd use all samples,
             kid, kd and prdc the first KEPT of both sides; the names say so.
         references: how many real images; 0 for all.
@@ -173,23 +237,61 @@ def evaluate(
     """
     chosen = set(metrics)
     real = real_moments(data, network, references)
-    keep = KEPT if chosen & {"kid", "kd", "prdc"} else 0
-    fake, score = measure(samples, count, network, keep=keep)
-    net = "" if network.name == "inception" else f"_{network.name}_"
-    every = f"{short_count(count)}_{split_name(data, real.count)}"
-    kept = f"{short_count(len(fake.features))}_{split_name(data, len(real.features))}"
+    keep = KEPT if chosen & set(KEPT_METRICS) else 0
+    classes = None
+    if "class_accuracy" in chosen:
+        classes = match_classes(torch.arange(count) % len(data.class_names), data.class_names, network)
+    (fake,) = measure(samples, count, [network], keep=keep, classes=classes)
+    return compare(fake, real, network, chosen, lambda used: split_name(data, used))
+
+
+def match_classes(labels: Tensor, names: Sequence[str], network: FeatureNetwork) -> Tensor:
+    """Labels (N,) of classes with these names as the network numbers them.
+
+    Raises:
+        ValueError: a class that the network does not know.
+    """
+    unknown = [name for name in names if name not in network.class_names]
+    if unknown:
+        raise ValueError(
+            f"--metrics class_accuracy: {network.name} does not know the class {unknown[0]}, only "
+            f"{', '.join(network.class_names)}"
+        )
+    return torch.tensor([network.class_names.index(name) for name in names])[labels]
+
+
+def compare(
+    fake: Measured, real: Moments, network: FeatureNetwork, chosen: set[str], reference: Callable[[int], str]
+) -> dict[str, float]:
+    """Values of the chosen METRICS, by names that state the protocol.
+
+    Args:
+        fake: the samples.
+        real: the real images; without features for the metrics of FRECHET alone.
+        network: of both.
+        chosen: names out of METRICS.
+        reference: what so many real images are called in a metric's name.
+    """
+    count, kept = fake.moments.count, len(fake.moments.features)
+    net = "" if network.name in ("inception", "pytorch_fid") else f"_{network.name}_"
+    every = f"{short_count(count)}_{reference(real.count)}"
+    some = f"{short_count(kept)}_{reference(len(real.features))}"
     values: dict[str, float] = {}
     for name in METRICS:
         if name not in chosen:
             continue
-        if name in ("fid", "fd"):
-            values[f"{name}{net}{every}"] = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
+        if name in FRECHET:
+            pair = (real.mean, real.covariance, fake.moments.mean, fake.moments.covariance)
+            values[f"{name}{net}{every}"] = frechet_distance(*pair)
         elif name in ("kid", "kd"):
-            values[f"{name}{net}{kept}"] = block_kernel_distance(real.features, fake.features)
+            values[f"{name}{net}{some}"] = block_kernel_distance(real.features, fake.moments.features)
         elif name == "is":
-            assert score is not None, "the Inception Score is asked of Inception alone"
-            values[f"is{short_count(count)}_{min(SPLITS, count)}splits"] = score
+            assert fake.score is not None, "the Inception Score is asked of Inception alone"
+            values[f"is{short_count(count)}_{min(SPLITS, count)}splits"] = fake.score
+        elif name == "class_accuracy":
+            assert fake.accuracy is not None, "the accuracy is asked of a classifier, with the samples' classes"
+            values[f"class_accuracy{net}{short_count(count)}"] = fake.accuracy
         else:
-            shares = precision_recall_density_coverage(real.features, fake.features)
-            values.update({f"{share}_{network.name}_{kept}": value for share, value in shares.items()})
+            shares = precision_recall_density_coverage(real.features, fake.moments.features)
+            values.update({f"{share}_{network.name}_{some}": value for share, value in shares.items()})
     return values

@@ -1,0 +1,20 @@
+"""Train the classifier behind fd_cifar10net: python scripts/train_features.py --data train.zip --test test.zip"""
+
+import command_line
+
+from gan.classifier_options import ClassifierConfig
+
+
+def main() -> None:
+    config = command_line.parse(ClassifierConfig, description=__doc__ or "")
+
+    def start() -> None:
+        from gan.classifier_training import train_classifier
+
+        train_classifier(config)
+
+    command_line.run(start)
+
+
+if __name__ == "__main__":
+    main()
