@@ -1,4 +1,4 @@
-"""The images that are judged, as a stream: drawn from a generator, or read from a folder or a zip.
+"""The images that are judged, as a stream: drawn from a generator, or read from what holds images.
 
 Legend: B batch, N images, H W pixels. Memory does not grow with N.
 """
@@ -6,7 +6,6 @@ Legend: B batch, N images, H W pixels. Memory does not grow with N.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gan.datasets import open_source
 from gan.evaluation import BATCH
 from gan.generator import Generator
-from gan.image_files import DAMAGE, MAX_FILE_BYTES, ImageFile, decode_image, list_images
+from gan.image_decoding import DAMAGE
+from gan.image_source import Content, ImageSource
 from gan.sampling import draw_images, draw_latents
 from shared_attn.runtime.seeding import create_generator
 
@@ -70,74 +71,82 @@ def drawn_images(generator: Generator, weights: str, count: int, seed: int, trun
     return JudgedImages(count, generator.image_size, batches, labels, generator.class_names, origin)
 
 
-def stored_images(source: Path, count: int | None) -> JudgedImages:
-    """The images of a folder or zip in a fixed random order, or the first `count` in it: any part has all classes.
+def stored_images(path: Path, count: int | None) -> JudgedImages:
+    """The images of any source that `--data` could name, in a fixed random order, or the first `count` in it.
+
+    In random order, any part has all classes.
 
     Raises:
         ValueError, FileNotFoundError: in one line that names `--images`, before any image is judged: for a source that
             cannot be read, holds too few images, or images that are not all squares of one size.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"--images {path}: no such file or folder")
     try:
-        files = list_images(source)
+        source = open_source(path)
     except (ValueError, OSError) as error:
         raise type(error)(str(error).replace("--data", "--images", 1)) from error
-    if count is not None and count > len(files):
-        raise ValueError(f"--count {count}: --images {source} holds {len(files)}")
-    order = torch.randperm(len(files), generator=create_generator(0, "judged")).tolist()
-    files = [files[place] for place in order[:count]]
-    size = _common_size(source, files)
-    names = sorted({file.class_name for file in files})
-    number = {name: index for index, name in enumerate(names)}
-    labels = torch.tensor([number[file.class_name] for file in files])
+    total = len(source.labels)
+    if count is not None and count > total:
+        raise ValueError(f"--count {count}: --images {path} holds {total}")
+    items = torch.randperm(total, generator=create_generator(0, "judged"))[:count]
+    size = _common_size(source, items.tolist())
 
     def batches() -> Iterator[Tensor]:
-        images: list[np.ndarray] = []
-        for file, content in _contents(source, files):
-            try:
-                images.append(decode_image(content, size))
-            except DAMAGE as error:
-                raise _unreadable(source, file) from error
-            if len(images) == BATCH or file is files[-1]:
-                yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-                images = []
+        for part in items.split(BATCH):
+            images = [_decode(source, item, size) for item in part.tolist()]
+            yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
-    return JudgedImages(len(files), size, batches, labels, names, {"images": str(source)})
+    labels = torch.from_numpy(source.labels)[items]
+    return JudgedImages(len(items), size, batches, labels, source.class_names, {"images": str(path)})
 
 
-def first_size(source: Path) -> int:
+def first_size(path: Path) -> int:
     """The shorter side of a source's first image.
 
     Raises:
         ValueError, FileNotFoundError: in one line that names `--data`.
     """
-    file = list_images(source)[0]
+    source = open_source(path)
     try:
-        (size,) = [min(_read_size(content)) for _, content in _contents(source, [file])]
+        return min(_read_size(source.read(0)))
     except DAMAGE as error:
-        raise ValueError(f"--data {source}: {file.path} cannot be read as an image") from error
-    return size
+        raise ValueError(f"--data {path}: {source.describe(0)} cannot be read as an image") from error
 
 
-def _common_size(source: Path, files: Sequence[ImageFile]) -> int:
-    """The side of all images, from the beginnings of the files."""
+def _common_size(source: ImageSource, items: Sequence[int]) -> int:
+    """The side of all images."""
     first = 0
-    for file, content in _contents(source, files):
+    for item in items:
         try:
-            width, height = _read_size(content)
+            width, height = _read_size(source.read(item))
         except DAMAGE as error:
-            raise _unreadable(source, file) from error
+            raise _unreadable(source, item) from error
         first = first or width
         if (width, height) != (first, first):
             expected = f"expected all images to be squares of one size, here {first} pixels as the first is wide"
-            raise ValueError(f"--images {source}: {file.path} has {width} x {height} pixels, {expected}")
+            raise ValueError(
+                f"--images {source.path}: {source.describe(item)} has {width} x {height} pixels, {expected}"
+            )
     return first
 
 
-def _unreadable(source: Path, file: ImageFile) -> ValueError:
-    return ValueError(f"--images {source}: {file.path} cannot be read as an image; remove it and judge the others")
+def _decode(source: ImageSource, item: int, size: int) -> np.ndarray:
+    pixels = source.decode(item, size)
+    if isinstance(pixels, str):
+        raise _unreadable(source, item)
+    return pixels
 
 
-def _read_size(content: bytes) -> tuple[int, int]:
+def _unreadable(source: ImageSource, item: int) -> ValueError:
+    name = source.describe(item)
+    return ValueError(f"--images {source.path}: {name} cannot be read as an image; remove it and judge the others")
+
+
+def _read_size(content: Content) -> tuple[int, int]:
+    """Width and height of an image as it is stored, from its beginning."""
+    if isinstance(content, np.ndarray):
+        return content.shape[1], content.shape[0]
     from PIL import Image
 
     try:
@@ -145,20 +154,3 @@ def _read_size(content: bytes) -> tuple[int, int]:
             return opened.size
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from error
-
-
-def _contents(source: Path, files: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, bytes]]:
-    """The files' bytes, one at a time."""
-    archive = None if source.is_dir() else zipfile.ZipFile(source)
-    try:
-        for file in files:
-            if file.stamp[0] > MAX_FILE_BYTES:
-                raise ValueError(f"--images {source}: {file.path} has {file.stamp[0]} bytes, {MAX_FILE_BYTES} at most")
-            try:
-                content = (source / file.path).read_bytes() if archive is None else archive.read(file.path)
-            except (*DAMAGE, RuntimeError) as error:
-                raise _unreadable(source, file) from error
-            yield file, content
-    finally:
-        if archive is not None:
-            archive.close()
