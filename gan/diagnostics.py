@@ -12,7 +12,7 @@ from gan.initialization import plain_state
 
 SURE = 0.99  # share of images judged rightly from which on a discriminator teaches nothing any more
 PATIENCE = 10  # log lines in a row that it takes
-LEAST_RANK = 0.2  # of the real images' effective rank; samples below it have lost their variety
+LEAST_VARIETY = 0.2  # of the directions that real images' features span; samples below it have collapsed
 
 
 class SaturationWatch:
@@ -32,17 +32,17 @@ class SaturationWatch:
         )
 
 
-def collapse_warning(fake_rank: float, real_rank: float, step: int) -> str | None:
+def collapse_warning(variety: float, step: int) -> str | None:
     """What to tell of samples whose features span far fewer directions than those of real images, or None.
 
     Args:
-        fake_rank, real_rank: effective ranks (`gan.distances.effective_rank`) of features of as many images each.
+        variety: effective rank of the samples' features over that of as many real images'.
     """
-    if fake_rank >= LEAST_RANK * real_rank:
+    if variety >= LEAST_VARIETY:
         return None
     return (
-        f"the samples have lost their variety at step {step}: their features span {fake_rank:.1f} directions, those of "
-        f"real images {real_rank:.1f}; try --augment, a gradient penalty, or the checkpoint before"
+        f"the samples have lost their variety at step {step}: their features span {variety:.0%} of the directions that "
+        "real images' do; try --augment, a gradient penalty, or the checkpoint before"
     )
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 PRDC_NEIGHBOURS = 5
 PRDC_BLOCK = 1024  # rows of a distance matrix that are held at once
-
-
 NOISE = 10 * torch.finfo(torch.float64).eps  # relative to the largest, an eigenvalue below this is none
 
 
@@ -55,6 +53,17 @@ def block_kernel_distance(real: Tensor, fake: Tensor, size: int = 1000) -> float
     pairs = zip(real.split(size), fake.split(size), strict=False)
     values = [kernel_distance(a, b) for a, b in pairs if len(a) == len(b) == size]
     return sum(values) / len(values)
+
+
+def effective_rank(features: Tensor) -> float:
+    """How many directions features (N, D) span: exp of the entropy of their covariance's spectrum.
+
+    The effective rank of Roy and Vetterli (EUSIPCO 2007), of variances. It is at most N - 1: compare equal numbers.
+    """
+    centred = features.double() - features.double().mean(dim=0)
+    variances = torch.linalg.svdvals(centred).square()
+    shares = variances / variances.sum()
+    return float(torch.special.entr(shares).sum().exp())
 
 
 def _radii(features: Tensor, k: int) -> Tensor:

@@ -20,24 +20,29 @@ import torch
 from torch import Tensor
 
 from gan.datasets import ImageSet
-from gan.distances import block_kernel_distance, frechet_distance, precision_recall_density_coverage
+from gan.distances import (
+    block_kernel_distance,
+    effective_rank,
+    frechet_distance,
+    precision_recall_density_coverage,
+)
 from gan.features import FeatureNetwork
 from gan.image_files import cache_folder
 from shared_attn.runtime.files import atomic_write
 from shared_attn.runtime.seeding import create_generator
 
-METRICS = ("fid", "is", "kid", "fd", "kd", "prdc", "pytorch_fid", "class_accuracy")
+METRICS = ("fid", "is", "kid", "fd", "kd", "prdc", "variety", "pytorch_fid", "class_accuracy")
 INCEPTION_METRICS = ("fid", "is", "kid")
 FRECHET = ("fid", "pytorch_fid", "fd")  # what a mean and a covariance of the real images suffice for
-KEPT_METRICS = ("kid", "kd", "prdc")
+KEPT_METRICS = ("kid", "kd", "prdc", "variety")
 DEFAULT_METRICS = {
-    "inception": INCEPTION_METRICS,
-    "pytorch_fid": ("pytorch_fid",),
-    "lite0": ("fd", "kd"),
-    "cifar10net": ("fd", "kd"),
+    "inception": (*INCEPTION_METRICS, "variety"),
+    "pytorch_fid": ("pytorch_fid", "variety"),
+    "lite0": ("fd", "kd", "variety"),
+    "cifar10net": ("fd", "kd", "variety"),
 }
 SPLIT_WORDS = {"test": "test", "val": "val", "valid": "val", "validation": "val", "train": "train", "training": "train"}
-KEPT = 10_000  # features held for kid, kd and prdc
+KEPT = 10_000  # features held for KEPT_METRICS
 BATCH = 100
 SPLITS = 10  # of the Inception Score, fewer where there are fewer samples
 
@@ -229,7 +234,7 @@ def evaluate(
     Args:
         samples: batches (B, 3, H, W) uint8 that hold `count` images, of the data's classes in turn.
         metrics: names out of METRICS that the network has (`gan.judging.plan_metrics`). fid and fd use all samples,
-            kid, kd and prdc the first KEPT of both sides; the names say so.
+            those of KEPT_METRICS the first KEPT of both sides; the names say so.
         references: how many real images; 0 for all.
 
     Returns:
@@ -285,6 +290,10 @@ def compare(
             values[f"{name}{net}{every}"] = frechet_distance(*pair)
         elif name in ("kid", "kd"):
             values[f"{name}{net}{some}"] = block_kernel_distance(real.features, fake.moments.features)
+        elif name == "variety":
+            least = min(kept, len(real.features))
+            ranks = [effective_rank(features[:least]) for features in (fake.moments.features, real.features)]
+            values[f"variety_{network.name}_{short_count(least)}_{reference(least)}"] = ranks[0] / ranks[1]
         elif name == "is":
             assert fake.score is not None, "the Inception Score is asked of Inception alone"
             values[f"is{short_count(count)}_{min(SPLITS, count)}splits"] = fake.score

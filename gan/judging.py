@@ -36,13 +36,14 @@ from gan.statistics_files import Statistics, check_statistics, is_statistics, lo
 DRAWN = 50_000  # samples of weights where no number is given
 NATIVE_SIZES = {"tiny-imagenet": 64, "imagenet128": 128}  # of named data; the others have 32 pixels
 NEED_NO_REFERENCE = ("is", "class_accuracy")
+EITHER = ("prdc", "variety")  # metrics that any network will do for
 
 
 def plan_metrics(metrics: Sequence[str], has_inception: bool, features: str = "auto") -> dict[str, list[str]]:
     """Metrics by the network they need.
 
-    fd and kd go to the network of `features`, lite0 by default; prdc too, by default to the others' network, or the
-    best at hand.
+    fd and kd go to the network of `features`, lite0 by default; prdc and variety too, by default to the others' network,
+    or the best at hand.
 
     Raises:
         ValueError: for an unknown metric, one that `features` does not have, and Inception's without its weights.
@@ -53,7 +54,7 @@ def plan_metrics(metrics: Sequence[str], has_inception: bool, features: str = "a
     if unknown:
         raise ValueError(f"--metrics {unknown[0]}: expected one of {', '.join(METRICS)}")
     plan: dict[str, list[str]] = {}
-    for name in sorted(set(metrics), key=lambda name: (name == "prdc", METRICS.index(name))):  # prdc comes last
+    for name in sorted(set(metrics), key=lambda name: (name in EITHER, METRICS.index(name))):  # EITHER comes last
         if name in ("fd", "kd") and features in ON_INCEPTION:
             other = "pytorch_fid" if features == "pytorch_fid" else "fid" if name == "fd" else "kid"
             raise ValueError(f"--metrics {name}: not with --features {features}; on Inception it is called {other}")
@@ -62,7 +63,7 @@ def plan_metrics(metrics: Sequence[str], has_inception: bool, features: str = "a
             network = "inception"
         elif name in ("pytorch_fid", "class_accuracy"):
             network = "pytorch_fid" if name == "pytorch_fid" else CLASSIFIER
-        elif name == "prdc" and features == "auto":
+        elif name in EITHER and features == "auto":
             network = next(iter(plan), "inception" if has_inception else "lite0")
         if network in ON_INCEPTION and not has_inception:
             raise ValueError(

@@ -21,9 +21,10 @@ class JudgeConfig:
     """instead of weights: a folder or zip of generated images, all squares of one size"""
     metrics: tuple[str, ...] = ("fid", "is", "kid", "prdc")
     """fid, is, kid (torchmetrics' Inception), pytorch_fid (pytorch-fid's), fd, kd (the network of --features), prdc
-    (precision, recall, density, coverage), class_accuracy (samples that the classifier finds in their class)"""
+    (precision, recall, density, coverage), variety (directions that the features span, over those of as many real
+    images'), class_accuracy (samples that the classifier finds in their class)"""
     features: Literal["auto", "inception", "pytorch_fid", "lite0", "cifar10net"] = "auto"
-    """network of fd, kd, prdc and --neighbours; auto: lite0, and for the last two that of the other metrics"""
+    """network of fd, kd, prdc, variety and --neighbours; auto: lite0, for the last three that of the other metrics"""
     classifier: str = "cifar10net"
     """weights of cifar10net: shipped ones, or what scripts/train_features.py wrote"""
     count: int | None = None

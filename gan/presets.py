@@ -14,7 +14,12 @@ class GanConfig:
     """One training run."""
 
     data: str = "shapes"
-    """shapes, cifar10, tiny-imagenet, imagenet128, or a folder or zip of class/image.jpg"""
+    """shapes, cifar10, cifar100, tiny-imagenet, imagenet128; or a folder or zip of class/image.jpg, a release as it is
+    downloaded, an HDF5 file, a parquet file or a folder of them"""
+    stream: Literal["auto", "always", "never"] = "auto"
+    """decode images when they are needed, instead of once; auto: where they take more than 4 GiB"""
+    workers: int | None = None
+    """processes that decode streamed images ahead; none given: one a core, at most 16"""
     out: Path = Path("runs/gan")
     """folder of the run; running again with the same folder resumes"""
     images: int = 32_000_000
@@ -77,7 +82,7 @@ class GanConfig:
     """images in which an adaptive probability could go from 0 to 1"""
     flip: bool = True
     """mirror half of the real images"""
-    features: Literal["auto", "inception", "lite0", "none"] = "auto"
+    features: Literal["auto", "inception", "lite0", "cifar10net", "none"] = "auto"
     """network of the Frechet distance; auto: Inception if its weights are at hand, else lite0; none: no distance"""
     inception_weights: Path | None = None
     """file of Inception's weights (pt_inception-2015-12-05-6726825d.pth)"""
@@ -114,6 +119,7 @@ FREE_FIELDS = (
     "out",
     "data",
     "images",
+    "workers",
     "features",
     "inception_weights",
     "evaluate_every",

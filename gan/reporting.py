@@ -15,6 +15,7 @@ from gan.diagnostics import SaturationWatch, collapse_warning, spectra
 from gan.discriminator import Discriminator
 from gan.evaluation import DEFAULT_METRICS, evaluate
 from gan.features import FeatureNetwork
+from gan.gallery import write_gallery
 from gan.generator import Generator
 from gan.pictures import write_grid
 from gan.presets import GanConfig
@@ -28,6 +29,7 @@ from shared_attn.runtime.weights import save_weights
 LOSSES = ("discriminator_loss", "real_logit", "fake_logit", "discriminator_accuracy", "generator_loss")
 SPECTRA = ("generator_largest_singular_value", "discriminator_largest_singular_value")
 OTHER = {"shown", "seconds", "augment_probability", *LOSSES, *SPECTRA}  # all in metrics.jsonl that is no metric
+SETTLED = 2000  # generator steps before which samples need no variety
 GRID_ROWS, GRID_COLUMNS = 16, 10  # at most so many classes, samples of each
 
 
@@ -113,9 +115,10 @@ class Reporter:
             "images": progress.shown,
         }
         save_weights(config.out / "weights.safetensors", finished.state_dict(), header)
-        ranks = [value for name, value in values.items() if "rank" in name]
-        if len(ranks) == 2:
-            self._warn(collapse_warning(ranks[0], ranks[1], step))
+        write_gallery(config.out)
+        for name, value in values.items():
+            if name.startswith("variety") and step >= SETTLED:
+                self._warn(collapse_warning(value, step))
 
     def write_run_record(self, device: torch.device) -> None:
         """Write `record.json`: the last evaluation's metrics, their curve over the run, and what the networks cost."""

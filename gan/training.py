@@ -7,6 +7,7 @@ so a run resumed from a checkpoint repeats the uninterrupted one bit for bit.
 from __future__ import annotations
 
 import copy
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from gan.generator import Generator
 from gan.presets import GanConfig, check_config, free_fields
 from gan.reporting import Reporter
 from gan.steps import Steps
+from gan.streamed_images import StreamedImages
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
 from shared_attn.runtime.interrupt import Interrupt
@@ -51,7 +53,7 @@ def train(config: GanConfig) -> None:
     fabric = create_fabric(config.device, config.precision)
     device = fabric.device
     network = load_features(config.features, device, config.inception_weights)
-    data = load_image_set(config.data, config.image_size)
+    data = load_image_set(config.data, config.image_size, stream=config.stream)
     if not config.conditional:
         data = replace(data, labels=torch.zeros_like(data.labels), class_names=["all"])
     num_classes, B = len(data.class_names), config.batch_size
@@ -80,13 +82,15 @@ def train(config: GanConfig) -> None:
     open_run(config.out, config, fresh=config.fresh, free=free_fields(config))
     shown, step = restore(config, parts, data.hash)
     prepare_reference(data, network, config.evaluation_references)
-    stream = ImageStream(data, seed=config.seed, flip=config.flip, device=device)
+    stream = ImageStream(data, seed=config.seed, flip=config.flip, device=device, workers=config.workers)
     losses: list[Tensor] = []
 
-    with Interrupt() as interrupt, Progress(config.out, total=config.images, done=shown) as progress:
+    with closing(stream), Interrupt() as interrupt, Progress(config.out, total=config.images, done=shown) as progress:
         reporter = Reporter(config, models, data, network, progress)
         if data.skipped:
             progress.message(f"skipped {len(data.skipped)} images that cannot be read: " + "; ".join(data.skipped[:5]))
+        if isinstance(data.images, StreamedImages):
+            data.images.report = progress.message
         while shown < config.images:
             before = shown
             seed_step(config.seed, "step", shown)

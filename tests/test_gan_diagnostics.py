@@ -8,6 +8,7 @@ from torch import nn
 
 from gan.diagnostics import PATIENCE, SaturationWatch, collapse_warning, spectra
 from gan.discriminator import Discriminator
+from gan.distances import effective_rank
 from gan.generator import Generator
 
 
@@ -21,8 +22,12 @@ def test_saturation_is_told_once_and_only_when_it_lasts() -> None:
 
 
 def test_collapse_is_a_rank_far_below_the_real_one() -> None:
-    assert collapse_warning(30, 100, 5) is None
-    assert "at step 5" in str(collapse_warning(3, 100, 5))
+    assert collapse_warning(0.3, 5) is None
+    assert "at step 5" in str(collapse_warning(0.03, 5))
+    # A random start's samples are a few directions of noise around one image.
+    features = torch.randn(200, 40) * torch.tensor([1.0] * 4 + [0.0] * 36)
+    assert effective_rank(features) == pytest.approx(4, rel=0.05)
+    assert effective_rank(torch.randn(4000, 40)) == pytest.approx(40, rel=0.02)
 
 
 @pytest.mark.parametrize("network", [Generator, Discriminator])
