@@ -76,8 +76,8 @@ def stand_statistics(
     """Standing statistics (BigGAN, arXiv 1809.11096, appendix D): set batch norm's to their mean over fresh batches.
 
     Training sees normal latents only. Truncated ones have smaller activations, which the statistics that came with the
-    weights do not fit. Batches with the same truncation put that right. They are of all classes, and follow from
-    `seed`, so a sample still depends on its own seed and class.
+    weights do not fit: below 1 samples come out pale and alike. Batches with the same truncation put that right. They
+    are of all classes and follow from `seed`, so a sample still depends on its own seed and class.
     """
     device = next(generator.parameters()).device
     random = create_generator(seed, "statistics")
