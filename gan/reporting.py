@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan.datasets import ImageSet
+from gan.data.datasets import ImageSet
 from gan.diagnostics import SaturationWatch, collapse_warning, spectra
 from gan.discriminator import Discriminator
-from gan.evaluation import DEFAULT_METRICS, evaluate
-from gan.features import FeatureNetwork
 from gan.gallery import write_gallery
 from gan.generator import Generator
+from gan.judging.evaluation import DEFAULT_METRICS, evaluate
+from gan.judging.features import FeatureNetwork
 from gan.pictures import write_grid
 from gan.presets import GanConfig
 from gan.sampling import KIND, draw_images, draw_latents, finish_generator

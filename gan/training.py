@@ -16,16 +16,16 @@ from torch import Tensor
 
 from gan.adaptation import Adaptation
 from gan.averaging import update_average, warm_decay
-from gan.batches import ImageStream
-from gan.datasets import load_image_set
+from gan.data.batches import ImageStream
+from gan.data.datasets import load_image_set
+from gan.data.streamed import StreamedImages
 from gan.discriminator import Discriminator
-from gan.evaluation import prepare_reference
-from gan.features import load_features
 from gan.generator import Generator
+from gan.judging.evaluation import prepare_reference
+from gan.judging.features import load_features
 from gan.presets import GanConfig, check_config, free_fields
 from gan.reporting import Reporter
 from gan.steps import Steps
-from gan.streamed_images import StreamedImages
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
 from shared_attn.runtime.interrupt import Interrupt

@@ -6,12 +6,12 @@ import json
 
 import command_line
 
-from gan.judging_options import JudgeConfig
+from gan.judging.options import JudgeConfig
 
 
 def evaluate(config: JudgeConfig) -> None:
     """Evaluate, print, and write the values."""
-    from gan.judging import judge
+    from gan.judging.judge import judge
     from shared_attn.runtime.files import atomic_write
     from shared_attn.runtime.launch import choose_device
 

@@ -66,7 +66,7 @@ def prepare_images_of(options: Options) -> None:
     for name in CONVERSION:
         if getattr(options, name) != getattr(Options, name):
             raise ValueError(f"--{name.replace('_', '-')}: {options.name} is not converted; it is for point sets")
-    from gan.image_releases import prepare_images
+    from gan.data.releases import prepare_images
 
     path = prepare_images(options.name, options.out, url=options.url, sha256=options.sha256)
     print(f"ready: {path}; train with --data {path}")

@@ -2,14 +2,14 @@
 
 import command_line
 
-from gan.classifier_options import ClassifierConfig
+from gan.judging.classifier_options import ClassifierConfig
 
 
 def main() -> None:
     config = command_line.parse(ClassifierConfig, description=__doc__ or "")
 
     def start() -> None:
-        from gan.classifier_training import train_classifier
+        from gan.judging.classifier_training import train_classifier
 
         train_classifier(config)
 

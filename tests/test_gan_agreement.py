@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gan.datasets import ImageSet
-from gan.distances import block_kernel_distance, frechet_distance, kernel_distance
-from gan.evaluation import FeatureMoments, evaluate, measure
-from gan.features import FeatureNetwork, load_features
+from gan.data.datasets import ImageSet
+from gan.judging.distances import block_kernel_distance, frechet_distance, kernel_distance
+from gan.judging.evaluation import FeatureMoments, evaluate, measure
+from gan.judging.features import FeatureNetwork, load_features
 
 CPU = torch.device("cpu")
 DIM = 24

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan import classifier_training
-from gan.classifier import Classifier, initialise
-from gan.classifier_options import ClassifierConfig
-from gan.classifier_training import accuracy, load_classifier, rate, to_input, train_classifier
-from gan.datasets import load_image_set
-from gan.evaluation import evaluate
-from gan.features import load_classifier_features, load_features
+from gan.data.datasets import load_image_set
+from gan.judging import classifier_training
+from gan.judging.classifier import Classifier, initialise
+from gan.judging.classifier_options import ClassifierConfig
+from gan.judging.classifier_training import accuracy, load_classifier, rate, to_input, train_classifier
+from gan.judging.evaluation import evaluate
+from gan.judging.features import load_classifier_features, load_features
 from shared_attn.runtime.weights import SHIPPED
 
 CPU = torch.device("cpu")

@@ -15,10 +15,11 @@ from PIL import Image
 from small_images import encoded, noise, png, write
 
 import shared_attn.shapes
-from gan import datasets, decoded_images
-from gan.batches import ImageStream
-from gan.datasets import DATASETS, ImageSet, load_image_set
-from gan.image_decoding import decode_image
+from gan.data import datasets
+from gan.data import decoded as decoded_images
+from gan.data.batches import ImageStream
+from gan.data.datasets import DATASETS, ImageSet, load_image_set
+from gan.data.decoding import decode_image
 from shared_attn.runtime import download
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from torch import nn
 
 from gan.diagnostics import PATIENCE, SaturationWatch, collapse_warning, spectra
 from gan.discriminator import Discriminator
-from gan.distances import effective_rank
 from gan.generator import Generator
+from gan.judging.distances import effective_rank
 
 
 def test_saturation_is_told_once_and_only_when_it_lasts() -> None:

@@ -17,16 +17,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gan import features as feature_networks
-from gan import inception_weights, judging
-from gan.datasets import ImageSet
-from gan.distances import frechet_distance
-from gan.evaluation import Moments, find_split, measure, split_name
-from gan.features import FeatureNetwork
-from gan.judged_images import stored_images
-from gan.judging import judge, plan_metrics
-from gan.judging_options import JudgeConfig
-from gan.statistics_files import check_statistics, load_statistics, save_statistics
+from gan.data.datasets import ImageSet
+from gan.judging import features as feature_networks
+from gan.judging import inception_weights
+from gan.judging import judge as judging
+from gan.judging.distances import frechet_distance
+from gan.judging.evaluation import Moments, find_split, measure, split_name
+from gan.judging.features import FeatureNetwork
+from gan.judging.images import stored_images
+from gan.judging.judge import judge, plan_metrics
+from gan.judging.options import JudgeConfig
+from gan.judging.statistics_files import check_statistics, load_statistics, save_statistics
 
 CPU = torch.device("cpu")
 DIM = 6
@@ -320,7 +321,7 @@ def test_a_download_lands_in_torch_hubs_cache_once(monkeypatch: pytest.MonkeyPat
 def test_a_missing_or_foreign_classifier_is_told() -> None:
     with pytest.raises(ValueError, match="--classifier nowhere: no run folder"):
         feature_networks.load_classifier_features("nowhere", CPU)
-    with pytest.raises(ValueError, match=r"holds a gan.generator, expected a gan.classifier"):
+    with pytest.raises(ValueError, match=r"holds a gan.generator, expected a gan.judging.classifier"):
         feature_networks.load_classifier_features("eagan-cifar10-small", CPU)
 
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gan import memorisation
-from gan.datasets import ImageSet
-from gan.features import FeatureNetwork
-from gan.memorisation import authenticity, nearest, training_features, write_neighbours
+from gan.data.datasets import ImageSet
+from gan.judging import memorisation
+from gan.judging.features import FeatureNetwork
+from gan.judging.memorisation import authenticity, nearest, training_features, write_neighbours
 
 CPU = torch.device("cpu")
 

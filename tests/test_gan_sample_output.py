@@ -16,8 +16,8 @@ from PIL import Image
 
 from gan import sample_folder
 from gan.animation import write_film
+from gan.data.files import list_images
 from gan.generator import Generator
-from gan.image_files import list_images
 from gan.pictures import GAP, HEAD, choose_blocks, draw_page
 from gan.sample_config import SampleConfig, check_samples, find_form
 from gan.sample_films import draw_pages, plan_film

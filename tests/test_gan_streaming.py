@@ -15,14 +15,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from small_images import encoded, noise, png, write
 
-from gan import datasets, sampling, streamed_images
-from gan.batches import ImageStream
-from gan.datasets import ImageSet, load_image_set, open_source
-from gan.evaluation import real_moments
-from gan.features import FeatureNetwork
-from gan.image_source import StoredImages
+from gan import sampling
+from gan.data import datasets
+from gan.data import streamed as streamed_images
+from gan.data.batches import ImageStream
+from gan.data.datasets import ImageSet, load_image_set, open_source
+from gan.data.source import StoredImages
+from gan.data.streamed import StreamedImages, fetch
+from gan.judging.evaluation import real_moments
+from gan.judging.features import FeatureNetwork
 from gan.presets import GanConfig
-from gan.streamed_images import StreamedImages, fetch
 from gan.training import train
 
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from small_images import encoded, noise, png
 
-from gan.batches import ImageStream
-from gan.datasets import load_image_set, open_source
+from gan.data.batches import ImageStream
+from gan.data.datasets import load_image_set, open_source
 
 COUNT = 24
 PIXELS = np.stack([noise(i) for i in range(COUNT)])

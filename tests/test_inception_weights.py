@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gan import inception_weights
-from gan.features import load_features
+from gan.judging import inception_weights
+from gan.judging.features import load_features
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gan.evaluation import Moments
-from gan.features import FeatureNetwork
+from gan.judging.evaluation import Moments
+from gan.judging.features import FeatureNetwork
 from shared_attn.runtime.files import atomic_write
 
 

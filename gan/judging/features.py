@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gan.classifier_training import load_classifier, to_input
-from gan.inception_weights import find_inception_weights, how_to_supply, read_inception_weights
+from gan.judging.classifier_training import load_classifier, to_input
+from gan.judging.inception_weights import find_inception_weights, how_to_supply, read_inception_weights
 from shared_attn.runtime.records import hash_file
 from shared_attn.runtime.weights import SHIPPED
 

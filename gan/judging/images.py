@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan.datasets import open_source
-from gan.evaluation import BATCH
+from gan.data.datasets import open_source
+from gan.data.decoding import DAMAGE
+from gan.data.source import Content, ImageSource
 from gan.generator import Generator
-from gan.image_decoding import DAMAGE
-from gan.image_source import Content, ImageSource
+from gan.judging.evaluation import BATCH
 from gan.sampling import draw_images, draw_latents
 from shared_attn.runtime.seeding import create_generator
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gan.image_decoding import DAMAGE, give_reason, is_damage
-from gan.image_source import Content, ImageSource, cache_folder, digest
+from gan.data.decoding import DAMAGE, give_reason, is_damage
+from gan.data.source import Content, ImageSource, cache_folder, digest
 from shared_attn.runtime.files import atomic_write
 
 BLOCK = 256

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from gan.image_files import FileImages, ImageFile, list_files, read_texts
-from gan.image_source import StoredImages
+from gan.data.files import FileImages, ImageFile, list_files, read_texts
+from gan.data.source import StoredImages
 from shared_attn.runtime.download import Archive, fetch, find_fault
 
 # SHA-256: as published by projects that verify these downloads.

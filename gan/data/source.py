@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gan.image_decoding import DAMAGE, decode_image, fit_pixels, give_reason, is_damage
+from gan.data.decoding import DAMAGE, decode_image, fit_pixels, give_reason, is_damage
 
 SPLITS = ("train", "test")
 # Folders and files of a split, by the first that is there.

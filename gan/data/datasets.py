@@ -2,11 +2,11 @@
 
 What `--data` may name:
 - a name of DATASETS, or that and `-test` for its test split;
-- a folder or a zip of class folders (gan.image_files), with images of any size: ImageNet's, for one;
-- the releases of CIFAR-10, CIFAR-100 and Tiny-ImageNet as they are downloaded (gan.image_releases);
-- an HDF5 file (gan.hdf5_images), a parquet file or a folder of them (gan.parquet_images).
+- a folder or a zip of class folders (gan.data.files), with images of any size: ImageNet's, for one;
+- the releases of CIFAR-10, CIFAR-100 and Tiny-ImageNet as they are downloaded (gan.data.releases);
+- an HDF5 file (gan.data.hdf5), a parquet file or a folder of them (gan.data.parquet).
 
-How an image of another size or kind becomes S x S RGB, and what happens to a damaged one: gan.image_decoding.
+How an image of another size or kind becomes S x S RGB, and what happens to a damaged one: gan.data.decoding.
 
 Legend: N images, H W pixels.
 """
@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan import hdf5_images
-from gan.decoded_images import Decoded, decode_into_cache, decode_into_memory, find_mapped
-from gan.image_files import open_files
-from gan.image_releases import ARCHIVES, open_cifar, open_tiny_imagenet, prepare_images
-from gan.image_source import SPLITS, ImageSource, StoredImages, digest
-from gan.packed_images import pack
-from gan.parquet_images import open_parquet
-from gan.streamed_images import StreamedImages
+from gan.data import hdf5 as hdf5_images
+from gan.data.decoded import Decoded, decode_into_cache, decode_into_memory, find_mapped
+from gan.data.files import open_files
+from gan.data.releases import ARCHIVES, open_cifar, open_tiny_imagenet, prepare_images
+from gan.data.source import SPLITS, ImageSource, StoredImages, digest
+from gan.data.packed import pack
+from gan.data.parquet import open_parquet
+from gan.data.streamed import StreamedImages
 
 DATA_FOLDER = Path("data")  # where `scripts/prepare_data.py` and downloads put named sets
 RESIDENT_BYTES = 4 * 2**30  # of pixels that are kept in memory

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gan.image_decoding import DAMAGE, check_damage, give_reason, is_damage
-from gan.image_source import ImageSource, StoredImages, cache_folder, digest
+from gan.data.decoding import DAMAGE, check_damage, give_reason, is_damage
+from gan.data.source import ImageSource, StoredImages, cache_folder, digest
 from shared_attn.runtime.files import atomic_write
 
 CHUNK = 256

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gan.augmentation import translation
-from gan.batches import ImageStream
-from gan.classifier import WIDTHS, Classifier, initialise
-from gan.classifier_options import FREE_FIELDS, ClassifierConfig, check_config
-from gan.datasets import ImageSet, load_image_set
+from gan.data.batches import ImageStream
+from gan.data.datasets import ImageSet, load_image_set
+from gan.judging.classifier import WIDTHS, Classifier, initialise
+from gan.judging.classifier_options import FREE_FIELDS, ClassifierConfig, check_config
 from shared_attn.complexity import count_multiply_adds, count_parameters
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.interrupt import Interrupt

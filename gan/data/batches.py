@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gan.datasets import ImageSet
-from gan.streamed_images import Prefetcher, StreamedImages, count_workers
+from gan.data.datasets import ImageSet
+from gan.data.streamed import Prefetcher, StreamedImages, count_workers
 from shared_attn.runtime.seeding import create_generator
 
 DEVICE_FRACTION = 0.5  # of an accelerator's free memory that the images may take

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan.image_decoding import check_damage
-from gan.image_source import ImageSource
+from gan.data.decoding import check_damage
+from gan.data.source import ImageSource
 
 AHEAD = 4  # batches, at least
 MOST_WORKERS = 16

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan.datasets import ImageSet
-from gan.distances import (
+from gan.data.datasets import ImageSet
+from gan.data.files import cache_folder
+from gan.judging.distances import (
     block_kernel_distance,
     effective_rank,
     frechet_distance,
     precision_recall_density_coverage,
 )
-from gan.features import FeatureNetwork
-from gan.image_files import cache_folder
+from gan.judging.features import FeatureNetwork
 from shared_attn.runtime.files import atomic_write
 from shared_attn.runtime.seeding import create_generator
 
@@ -233,8 +233,8 @@ def evaluate(
 
     Args:
         samples: batches (B, 3, H, W) uint8 that hold `count` images, of the data's classes in turn.
-        metrics: names out of METRICS that the network has (`gan.judging.plan_metrics`). fid and fd use all samples,
-            those of KEPT_METRICS the first KEPT of both sides; the names say so.
+        metrics: names out of METRICS that the network has (`gan.judging.judge.plan_metrics`). fid and fd use all
+            samples, those of KEPT_METRICS the first KEPT of both sides; the names say so.
         references: how many real images; 0 for all.
 
     Returns:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gan.image_source import Content, ImageSource, Reader, check_labels, digest
+from gan.data.source import Content, ImageSource, Reader, check_labels, digest
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
 IMAGE_KEYS = ("images", "imgs")

@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from gan.image_decoding import MAX_FILE_BYTES
-from gan.image_source import ROLES, ImageSource, cache_folder, check_labels, digest
+from gan.data.decoding import MAX_FILE_BYTES
+from gan.data.source import ROLES, ImageSource, cache_folder, check_labels, digest
 
 __all__ = ["FileImages", "ImageFile", "cache_folder", "list_files", "open_files", "read_texts"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan.datasets import ImageSet
-from gan.evaluation import BATCH
-from gan.features import FeatureNetwork
-from gan.image_files import cache_folder
+from gan.data.datasets import ImageSet
+from gan.data.files import cache_folder
+from gan.judging.evaluation import BATCH
+from gan.judging.features import FeatureNetwork
 from gan.pictures import tile
 from shared_attn.runtime.files import atomic_write
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gan.image_source import ROLES, ImageSource, Reader, check_labels, digest
+from gan.data.source import ROLES, ImageSource, Reader, check_labels, digest
 
 SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img")

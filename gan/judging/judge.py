@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from gan.datasets import DATASETS, ImageSet, load_image_set
-from gan.distances import PRDC_NEIGHBOURS
-from gan.evaluation import (
+from gan.data.datasets import DATASETS, ImageSet, load_image_set
+from gan.judging.distances import PRDC_NEIGHBOURS
+from gan.judging.evaluation import (
     FRECHET,
     INCEPTION_METRICS,
     KEPT,
@@ -25,13 +25,13 @@ from gan.evaluation import (
     short_count,
     split_name,
 )
-from gan.features import CLASSIFIER, ON_INCEPTION, FeatureNetwork, load_features
-from gan.inception_weights import download_inception_weights, find_inception_weights, how_to_supply
-from gan.judged_images import JudgedImages, drawn_images, first_size, stored_images
-from gan.judging_options import JudgeConfig, check_config
-from gan.memorisation import SHOWN, authenticity, nearest, training_features, write_neighbours
+from gan.judging.features import CLASSIFIER, ON_INCEPTION, FeatureNetwork, load_features
+from gan.judging.images import JudgedImages, drawn_images, first_size, stored_images
+from gan.judging.inception_weights import download_inception_weights, find_inception_weights, how_to_supply
+from gan.judging.memorisation import SHOWN, authenticity, nearest, training_features, write_neighbours
+from gan.judging.options import JudgeConfig, check_config
+from gan.judging.statistics_files import Statistics, check_statistics, is_statistics, load_statistics, save_statistics
 from gan.sampling import load_generator
-from gan.statistics_files import Statistics, check_statistics, is_statistics, load_statistics, save_statistics
 
 DRAWN = 50_000  # samples of weights where no number is given
 NATIVE_SIZES = {"tiny-imagenet": 64, "imagenet128": 128}  # of named data; the others have 32 pixels
@@ -42,8 +42,8 @@ EITHER = ("prdc", "variety")  # metrics that any network will do for
 def plan_metrics(metrics: Sequence[str], has_inception: bool, features: str = "auto") -> dict[str, list[str]]:
     """Metrics by the network they need.
 
-    fd and kd go to the network of `features`, lite0 by default; prdc and variety too, by default to the others' network,
-    or the best at hand.
+    fd and kd go to the network of `features`, lite0 by default; so do prdc and variety, by default to the network of
+    the others or the best at hand.
 
     Raises:
         ValueError: for an unknown metric, one that `features` does not have, and Inception's without its weights.
