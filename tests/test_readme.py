@@ -20,7 +20,7 @@ TINY_GAN = "--images 64 --batch-size 16 --generator-width 4 --discriminator-widt
 SHRINK = {
     "train_gan.py": f"{TINY_GAN} --evaluation-samples 8 --evaluation-references 8 --device cpu --precision fp32",
     "sample_gan.py": "--count 4",
-    "evaluate_gan.py": "--count 8",
+    "evaluate_gan.py": "--count 4",
     "train_pointcloud.py": "--epochs 1 --warmup-epochs 0.1",
     "evaluate_pointcloud.py": "",
     "prepare_data.py": "",
