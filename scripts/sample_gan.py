@@ -2,14 +2,14 @@
 
 import command_line
 
-from gan.sample_config import SampleConfig
+from gan.samples.options import SampleConfig
 
 
 def main() -> None:
     config = command_line.parse(SampleConfig, description=__doc__ or "")
 
     def start() -> None:
-        from gan.sample_output import draw_samples
+        from gan.samples.output import draw_samples
 
         print(draw_samples(config))
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from gan import sample_folder
-from gan.animation import write_film
 from gan.data.files import list_images
 from gan.generator import Generator
 from gan.pictures import GAP, HEAD, choose_blocks, draw_page
-from gan.sample_config import SampleConfig, check_samples, find_form
-from gan.sample_films import draw_pages, plan_film
-from gan.sample_folder import name_folders
-from gan.sample_grids import plan_grid
-from gan.sample_output import draw_samples
+from gan.samples import folder as sample_folder
+from gan.samples.animation import write_film
+from gan.samples.films import draw_pages, plan_film
+from gan.samples.folder import name_folders
+from gan.samples.grids import plan_grid
+from gan.samples.options import SampleConfig, check_samples, find_form
+from gan.samples.output import draw_samples
 from gan.sampling import KIND, draw_images, draw_latents, finish_generator, load_generator
 from shared_attn.runtime.weights import save_weights
 

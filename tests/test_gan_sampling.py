@@ -11,8 +11,8 @@ from PIL import Image
 
 import gan
 from gan.generator import Generator
-from gan.interpolation import choose_times, follow_classes, follow_latents, interpolate_latents
 from gan.pictures import GAP, tile, write_grid
+from gan.samples.interpolation import choose_times, follow_classes, follow_latents, interpolate_latents
 from gan.sampling import (
     KIND,
     draw_images,

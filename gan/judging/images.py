@@ -57,8 +57,8 @@ class JudgedImages:
 
 
 def drawn_images(generator: Generator, weights: str, count: int, seed: int, truncation: float | None) -> JudgedImages:
-    """Samples of a generator, classes in turn, the seeds from `seed` on."""
-    labels = torch.arange(count) % generator.num_classes
+    """Samples of a generator, the seeds from `seed` on, classes in turn."""
+    labels = (seed + torch.arange(count)) % generator.num_classes  # the class a seed has in a folder of samples too
 
     def batches() -> Iterator[Tensor]:
         for first in range(0, count, LATENT_CHUNK):

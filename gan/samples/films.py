@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gan.generator import Generator
-from gan.interpolation import choose_times, follow_classes, follow_latents
 from gan.pictures import draw_page
+from gan.samples.interpolation import choose_times, follow_classes, follow_latents
 from gan.sampling import BATCH, draw_images, draw_latents, squeeze_latents
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gan.generator import Generator
-from gan.interpolation import choose_times, follow_classes, follow_latents
-from gan.sample_config import COUNT, SampleConfig
+from gan.samples.interpolation import choose_times, follow_classes, follow_latents
+from gan.samples.options import COUNT, SampleConfig
 from gan.sampling import draw_latents
 
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gan.animation import check_film, write_film
 from gan.generator import Generator
 from gan.pictures import write_grid
-from gan.sample_config import (
+from gan.samples.animation import check_film, write_film
+from gan.samples.films import draw_pages, plan_film
+from gan.samples.folder import write_samples
+from gan.samples.grids import plan_grid
+from gan.samples.options import (
     COUNT,
     DEFAULT_STATS_BATCH_SIZE,
     DEFAULT_STATS_BATCHES,
@@ -20,9 +23,6 @@ from gan.sample_config import (
     SampleConfig,
     check_samples,
 )
-from gan.sample_films import draw_pages, plan_film
-from gan.sample_folder import write_samples
-from gan.sample_grids import plan_grid
 from gan.sampling import (
     draw_images,
     find_classes,
