@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gan.data.files import list_images
+from gan.data.files import open_files
 from gan.generator import Generator
 from gan.pictures import GAP, HEAD, choose_blocks, draw_page
 from gan.samples import folder as sample_folder
@@ -76,9 +76,11 @@ def test_a_folder_is_a_data_set_of_images_that_depend_on_seed_and_class_alone(
     config: SampleConfig, tmp_path: Path, weights: Path
 ) -> None:
     assert draw(config, tmp_path / "all", count=70, truncation=0.8) == f"{tmp_path / 'all'}: 70 images written"
-    listed = list_images(tmp_path / "all")
-    assert [file.class_name for file in listed] == ["cat"] * 24 + ["dog"] * 23 + ["ship"] * 23
-    assert {int(Path(file.path).stem.removeprefix("seed")) for file in listed} == set(range(70))
+    listed = open_files(tmp_path / "all")  # as data to train on
+    names = [listed.class_names[label] for label in listed.labels]
+    assert names == ["cat"] * 24 + ["dog"] * 23 + ["ship"] * 23
+    stems = [Path(listed.describe(item)).stem for item in range(len(listed.labels))]
+    assert {int(stem.removeprefix("seed")) for stem in stems} == set(range(70))
     generator = load_generator(weights)
     for seed in (0, 1, 50, 69):
         shown = pixels(tmp_path / "all" / NAMES[seed % 3] / f"seed{seed:06d}.png")
