@@ -321,7 +321,7 @@ def test_a_download_lands_in_torch_hubs_cache_once(monkeypatch: pytest.MonkeyPat
 def test_a_missing_or_foreign_classifier_is_told() -> None:
     with pytest.raises(ValueError, match="--classifier nowhere: no run folder"):
         feature_networks.load_classifier_features("nowhere", CPU)
-    with pytest.raises(ValueError, match=r"holds a gan.generator, expected a gan.judging.classifier"):
+    with pytest.raises(ValueError, match=r"holds a gan.generator, expected a gan.classifier"):
         feature_networks.load_classifier_features("eagan-cifar10-small", CPU)
 
 
