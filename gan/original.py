@@ -38,12 +38,8 @@ def load_original(path: str | Path, generator: Generator, discriminator: Discrim
     Raises:
         FileNotFoundError, ValueError: no such checkout, or one whose networks are others.
     """
+    check_checkout(path)
     folder = Path(path)
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"--studiogan {folder}: no {' and no '.join(missing)}, expected a PyTorch-StudioGAN checkout"
-        )
     try:
         with _importable(folder / "src"):
             networks = _build(generator, discriminator)
@@ -57,6 +53,15 @@ def load_original(path: str | Path, generator: Generator, discriminator: Discrim
             f"--studiogan {folder}: not StudioGAN's networks as published ({' '.join(str(error).split())})"
         ) from error
     return networks
+
+
+def check_checkout(path: str | Path | None) -> None:
+    """Raises FileNotFoundError for a folder that is no checkout of PyTorch-StudioGAN; None is no folder."""
+    missing = [] if path is None else [name for name in FILES if not (Path(path) / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"--studiogan {path}: no {' and no '.join(missing)}, expected a PyTorch-StudioGAN checkout"
+        )
 
 
 def _build(generator: Generator, discriminator: Discriminator) -> tuple[nn.Module, nn.Module]:
