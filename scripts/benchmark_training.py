@@ -55,16 +55,15 @@ def main() -> None:
 
     check_checkout(options.studiogan)
     device = create_fabric(options.device, "fp32").device
-    shared: dict[str, Any] = {"repeats": options.repeats, "threads": options.threads, "device": device}
+    shared: dict[str, Any] = {name: getattr(options, name) for name in ("repeats", "threads")} | {"device": device}
     points = {"batch_size": options.batch_size, "num_points": options.num_points, "original": options.original}
     images = {"batch_size": options.images, "width": options.width, "original": options.studiogan}
-    metrics: dict[str, float] = {}
-    tables: dict[str, list[dict[str, Any]]] = {}
+    metrics, tables = dict[str, float](), dict[str, list[dict[str, Any]]]()
     for family, head in {"points": StepTiming, "gan": IterationTiming}.items():
         if options.model not in (family, "both"):
             continue
-        rows = tables[f"training_{'step' if family == 'points' else 'iteration'}"] = []
         print(head.HEAD)
+        rows = tables[f"training_{'step' if family == 'points' else 'iteration'}"] = []
         for precision in ("fp32", "bf16") if options.precision == "both" else (options.precision,):
             shared |= {"precision": precision, "compiled": options.compile}
             steps = time_training_steps(**points, **shared) if family == "points" else None
