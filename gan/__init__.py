@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gan.discriminator import Discriminator
     from gan.generator import Generator
+    from gan.reference import load_reference
     from gan.sampling import load_generator
 
-__all__ = ["Discriminator", "Generator", "load_generator"]
+__all__ = ["Discriminator", "Generator", "load_generator", "load_reference"]
 
 _HOMES = {
     "Discriminator": "gan.discriminator",
     "Generator": "gan.generator",
     "load_generator": "gan.sampling",
+    "load_reference": "gan.reference",
 }
 
 

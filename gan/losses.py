@@ -2,8 +2,8 @@
 
 Legend: B batch. Logits are (B,), positive for real.
 
-A loss is a pair of functions of the real and the generated logits: what the discriminator minimises, and what the
-generator minimises. Only the relativistic one needs the real logits on the generator's side (`NEEDS_REAL`).
+A loss is a pair of functions: what the discriminator minimises, of (real, generated) logits, and what the generator
+minimises, of (generated, real) ones. Only the relativistic loss needs the latter's real logits (`NEEDS_REAL`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 
 
 def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
 
 
-def hinge_generator(_real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def hinge_generator(fake_logits: Tensor, _real_logits: Tensor | None = None) -> Tensor:
     """The generator's side of the hinge loss: -mean fake."""
     return -fake_logits.mean()
 
@@ -32,7 +32,7 @@ def logistic_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def logistic_generator(_real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def logistic_generator(fake_logits: Tensor, _real_logits: Tensor | None = None) -> Tensor:
     """The non-saturating side of the generator (arXiv 1406.2661, section 3): mean softplus(-fake)."""
     return F.softplus(-fake_logits).mean()
 
@@ -42,7 +42,7 @@ def relativistic_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tens
     return F.softplus(fake_logits - real_logits).mean()
 
 
-def relativistic_generator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+def relativistic_generator(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
     """The generator's side of the pairs: mean softplus(real - fake)."""
     return F.softplus(real_logits - fake_logits).mean()
 

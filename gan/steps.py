@@ -146,7 +146,7 @@ class Steps:
         if config.loss in NEEDS_REAL:
             images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
         logits = self.discriminator(augment(images, config.augment, self.probability), labels)
-        loss = self.generator_loss(logits[:-B], logits[-B:])
+        loss = self.generator_loss(logits[-B:], logits[:-B])
         self._step("generator", loss)
         return loss.detach()[None]
 

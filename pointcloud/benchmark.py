@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointcloud.classifier import PointClassifier
-from pointcloud.host_memory import keep_freed_memory
 from pointcloud.losses import smoothed_cross_entropy
 from pointcloud.original import load_original
 from pointcloud.published import create_published_twin
-from pointcloud.step_parts import REST, PartClock, marked_parts
+from pointcloud.step_parts import REST, marked_parts
 from shared_attn.benchmark import time_in_turns
 from shared_attn.complexity import count_multiply_adds
 from shared_attn.memory import measure_peak_bytes
-from shared_attn.products import product
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.host_memory import keep_freed_memory
+from shared_attn.step_clock import PartClock, product_rate
 
 NETWORKS = {"pct": "offset", "eat": "external"}
 
@@ -193,20 +192,6 @@ def _shares(model: PointClassifier, step: Callable[[], None], device: torch.devi
             step()
             clock.mark(REST)
     return clock.shares
-
-
-def product_rate(device: torch.device, precision: str) -> float:
-    """Operations a second of a large matrix product, the best of several."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    rows, width = (4096, 256) if device.type == "cpu" else (2**15, 4096)
-    x, weight = (torch.randn(size, width, device=device).to(dtype) for size in (rows, width))
-    multiply = product if device.type == "cpu" else F.linear
-    best = float("inf")
-    for _ in range(8):
-        clock = PartClock(device)
-        multiply(x, weight)
-        best = min(best, clock.now() - clock.last)
-    return 2 * rows * width**2 / best
 
 
 def _or_dash(value: float | None, digits: int) -> str:

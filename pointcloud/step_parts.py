@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pointcloud.classifier import PointClassifier
+from shared_attn.step_clock import PartClock
 
 REST = "loss and optimiser"
 GEOMETRY = "farthest points and neighbours"
-
-
-class PartClock:
-    """Adds the time since the last mark to the part that the mark names, once the device has finished it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.last = self.now()
-
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def mark(self, part: str) -> None:
-        now = self.now()
-        self.seconds[part] += now - self.last
-        self.last = now
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Each part's share of all that was marked, the largest first."""
-        total = sum(self.seconds.values())
-        return dict(sorted(((part, value / total) for part, value in self.seconds.items()), key=lambda p: -p[1]))
 
 
 @contextmanager

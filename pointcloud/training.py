@@ -16,7 +16,6 @@ from pointcloud.averaging import WeightAverage, estimate_norms
 from pointcloud.clouds import CloudSet
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.evaluation import takes_category
-from pointcloud.host_memory import keep_freed_memory
 from pointcloud.losses import right_share, smoothed_cross_entropy
 from pointcloud.models import create_model
 from pointcloud.presets import FREE_FIELDS, Config, check_config, resolve_encoder
@@ -24,6 +23,7 @@ from pointcloud.reporting import assess, finish, show_progress
 from pointcloud.steps import StepSource
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.progress import Progress

@@ -1,7 +1,7 @@
-"""Time a training step of PCT and EAT against the original's form: same weights, same batch, one process.
+"""Time training against the original's form: same weights, same batch, one process.
 
-Also prints clouds a second, the share of each part of a step, peak memory, and the distance to the time of the matrix
-products alone. With --original, PCT_Pytorch's own code from a checkout is timed beside them.
+Of points a step of PCT and EAT; of a GAN an iteration of SAGAN on CIFAR-10, five discriminator steps and one of the
+generator. Also prints each part's share, peak memory, and the distance to the time of the matrix products alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ from command_line import parse, run
 
 @dataclass(frozen=True)
 class Options:
+    model: Literal["points", "gan", "both"] = "both"
+    """What to train."""
     batch_size: int = 32
     """Clouds a step."""
     num_points: int = 1024
     """Points a cloud."""
+    images: int = 64
+    """Real images a discriminator step, and as many generated ones."""
+    width: int = 64
+    """Width of the GAN's networks."""
     repeats: int = 3
     """Timed steps of each form, taken in turns; the medians count."""
     threads: int = 0
@@ -29,9 +35,11 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
     compile: bool = False
-    """Time this project's form through torch.compile, as train_pointcloud.py --compile trains."""
+    """Time this project's form through torch.compile, as the training scripts' --compile trains."""
     original: Path | None = None
     """A checkout of Strawberry-Eat-Mango/PCT_Pytorch, to time too. Runs the Python code in it."""
+    studiogan: Path | None = None
+    """A checkout of POSTECH-CVLab/PyTorch-StudioGAN, to time too. Runs the Python code in it."""
     json: Path | None = None
     """Write the measurements to this file as one JSON object."""
 
@@ -39,31 +47,33 @@ class Options:
 def main() -> None:
     options = parse(Options, description=__doc__ or "")
     started = time.perf_counter()
+    from gan.benchmark import IterationTiming, time_training_iteration
+    from gan.original import check_checkout
     from pointcloud.benchmark import StepTiming, time_training_steps
     from shared_attn.runtime.launch import create_fabric
     from shared_attn.runtime.records import write_benchmark
 
+    check_checkout(options.studiogan)
     device = create_fabric(options.device, "fp32").device
-    metrics: dict[str, float] = {}
-    rows: list[dict[str, Any]] = []
-    print(StepTiming.HEAD)
-    for precision in ("fp32", "bf16") if options.precision == "both" else (options.precision,):
-        for timing in time_training_steps(
-            batch_size=options.batch_size,
-            num_points=options.num_points,
-            repeats=options.repeats,
-            threads=options.threads,
-            precision=precision,
-            device=device,
-            compiled=options.compile,
-            original=options.original,
-        ):
-            print(timing, flush=True)
-            rows.append(asdict(timing))
-            metrics |= timing.metrics
+    shared: dict[str, Any] = {name: getattr(options, name) for name in ("repeats", "threads")} | {"device": device}
+    points = {"batch_size": options.batch_size, "num_points": options.num_points, "original": options.original}
+    images = {"batch_size": options.images, "width": options.width, "original": options.studiogan}
+    metrics, tables = dict[str, float](), dict[str, list[dict[str, Any]]]()
+    for family, head in {"points": StepTiming, "gan": IterationTiming}.items():
+        if options.model not in (family, "both"):
+            continue
+        print(head.HEAD)
+        rows = tables[f"training_{'step' if family == 'points' else 'iteration'}"] = []
+        for precision in ("fp32", "bf16") if options.precision == "both" else (options.precision,):
+            shared |= {"precision": precision, "compiled": options.compile}
+            steps = time_training_steps(**points, **shared) if family == "points" else None
+            for timing in steps or [time_training_iteration(**images, **shared)]:
+                print(timing, flush=True)
+                rows.append(asdict(timing))
+                metrics |= timing.metrics
     if options.json is not None:
         run_facts = {"seconds": time.perf_counter() - started, "device": device.type}
-        write_benchmark(options.json, "training step", options, metrics, {"training_step": rows}, **run_facts)
+        write_benchmark(options.json, "training step", options, metrics, tables, **run_facts)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gan.steps import Steps
 def test_hinge_values_by_hand() -> None:
     real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 3.0])
     assert float(hinge_discriminator(real, fake)) == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 1 + 4) / 3)
-    assert float(LOSSES["hinge"][1](real, fake)) == pytest.approx(-1 / 3)
+    assert float(LOSSES["hinge"][1](fake, real)) == pytest.approx(-1 / 3)
 
 
 def test_logistic_losses_are_cross_entropies() -> None:
@@ -32,10 +32,10 @@ def test_logistic_losses_are_cross_entropies() -> None:
     entropy = F.binary_cross_entropy_with_logits
     discriminator, generator = LOSSES["logistic"]
     assert float(discriminator(real, fake)) == pytest.approx(float(entropy(real, ones) + entropy(fake, zeros)))
-    assert float(generator(real, fake)) == pytest.approx(float(entropy(fake, ones)))
+    assert float(generator(fake, real)) == pytest.approx(float(entropy(fake, ones)))
     discriminator, generator = LOSSES["relativistic"]
     assert float(discriminator(real, fake)) == pytest.approx(float(entropy(real - fake, ones)))
-    assert float(generator(real, fake)) == pytest.approx(float(entropy(real - fake, zeros)))
+    assert float(generator(fake, real)) == pytest.approx(float(entropy(real - fake, zeros)))
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
@@ -44,7 +44,7 @@ def test_every_loss_pulls_the_two_sides_apart_and_the_generator_back(name: str) 
     discriminator, generator = LOSSES[name]
     towards_real, towards_fake = torch.autograd.grad(discriminator(real, fake), (real, fake))
     assert (towards_real < 0).all() and (towards_fake > 0).all()
-    (back,) = torch.autograd.grad(generator(real.detach(), fake), fake)
+    (back,) = torch.autograd.grad(generator(fake, real.detach()), fake)
     assert (back < 0).all()
 
 

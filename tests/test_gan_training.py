@@ -292,10 +292,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
     config = tiny(blobs, tmp_path / "run", log_every=3)
     (discriminator, generator), calls = LOSSES["hinge"], 0
 
-    def diverging(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    def diverging(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return generator(real, fake) * (float("nan") if calls >= 5 else 1)
+        return generator(fake, real) * (float("nan") if calls >= 5 else 1)
 
     monkeypatch.setitem(LOSSES, "hinge", (discriminator, diverging))
     with pytest.raises(ValueError, match="not a finite number at step 5 .*lower --generator-lr") as error:

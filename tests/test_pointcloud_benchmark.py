@@ -12,7 +12,8 @@ from pointcloud.benchmark import REST, StepTiming, create_step, time_training_st
 from pointcloud.classifier import PointClassifier
 from pointcloud.geometry import farthest_points
 from pointcloud.original import load_original
-from pointcloud.step_parts import GEOMETRY, PartClock, marked_parts
+from pointcloud.step_parts import GEOMETRY, marked_parts
+from shared_attn.step_clock import PartClock
 
 # Not the original's code: a network of two of its parameters, which asks for what it imports.
 MODEL = """

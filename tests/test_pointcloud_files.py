@@ -228,7 +228,7 @@ def test_evaluation_and_benchmark_scripts(tmp_path: Path, run_script: Script) ->
     done = run_script("evaluate_pointcloud.py", *arguments, "--votes", "0")
     assert done.returncode == 2 and "--votes 0" in done.stderr
     # With two clouds a batch norm of the head keeps only signs, and rounding decides them.
-    small = "--batch-size 8 --num-points 128 --repeats 1"
+    small = "--model points --batch-size 8 --num-points 128 --repeats 1"
     done = run_script("benchmark_training.py", *small.split(), "--json", tmp_path / "times.json")
     assert done.returncode == 0, done.stderr
     times = json.loads((tmp_path / "times.json").read_text())["tables"]["training_step"]

@@ -15,8 +15,9 @@ def record_table(record: Record) -> str:
     tables = record.get("tables", {})
     if "head_to_head" in tables:
         table = _head_to_head_table(tables["head_to_head"])
-    elif "training_step" in tables:
-        table = _step_table(tables["training_step"])
+    elif "training_step" in tables or "training_iteration" in tables:
+        parts = [_step_table(tables[name]) for name in ("training_step", "training_iteration") if name in tables]
+        table = "\n".join(parts)
     elif "robustness" in tables:
         table = _robustness_table(record["metrics"], tables["robustness"][0])
         table += f"\n![Robustness]({own_figure(record)})\n"
@@ -39,24 +40,16 @@ def own_figure(record: Record) -> str:
 
 
 def _step_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A training step of point networks beside the published form of it and the original's own code."""
-    head = [
-        "network",
-        "s a step",
-        "clouds / s",
-        "published / ours",
-        "original / ours",
-        "peak MB",
-        "published",
-        "of the floor",
-    ]
-    head += ["largest parts"]
+    """A step of point networks, or an iteration of a GAN, beside its published form and the original's own code."""
+    unit, rate = ("images", "s an iteration") if "images_per_second" in rows[0] else ("clouds", "s a step")
+    head = ["network", rate, f"{unit} / s", "published / ours", "original / ours", "peak MB", "published"]
+    head += ["of the floor", "largest parts"]
     cells = []
     for row in rows:
         original = "–" if row["original_speedup"] is None else f"{row['original_speedup']:.2f}"
         parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in list(row["shares"].items())[:4])
         cells.append(
-            [f"{row['name']}, {row['precision']}", f"{row['seconds']:.3f}", f"{row['clouds_per_second']:.1f}"]
+            [f"{row['name']}, {row['precision']}", f"{row['seconds']:.3f}", f"{row[f'{unit}_per_second']:.1f}"]
             + [f"{row['speedup']:.2f}", original, f"{row['peak_mb']:.0f}", f"{row['published_peak_mb']:.0f}"]
             + [f"{100 * row['floor_fraction']:.0f} %", parts]
         )
