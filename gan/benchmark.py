@@ -240,17 +240,14 @@ def _time(
     own: Iteration, others: Mapping[str, Iteration], differences: Mapping[str, float], repeats: int, compiled: bool
 ) -> IterationTiming:
     device, precision = own.real.device, own.precision
-    own()
-    multiply_adds = {"ours": count_multiply_adds(own), "published": count_multiply_adds(others["published"])}
     iterations = {"ours": own, **others}
-    peaks = {name: measure_peak_bytes(iteration, device) / 1e6 for name, iteration in iterations.items()}
+    costs = {name: _cost(iteration, device) for name, iteration in iterations.items()}
     shares = _shares(own, device)
     if compiled:
         from shared_attn.runtime.compilation import compile_network
 
         for network in (own.generator, own.discriminator):
             compile_network(network, device, cuda_graphs=False)
-        own()
     rounds: dict[str, Callable[[], object]] = {
         "discriminator": own.step_discriminator,
         "generator": own.step_generator,
@@ -259,7 +256,7 @@ def _time(
     seconds = {name: value / 1e3 for name, value in time_in_turns(rounds, repeats, device).items()}
     mine, theirs = seconds["ours"], seconds.get("original")
     rate = product_rate(device, precision)
-    floor = 2 * multiply_adds["ours"] / rate
+    floor = 2 * costs["ours"][0] / rate
     return IterationTiming(
         name="sagan",
         precision=precision,
@@ -273,16 +270,23 @@ def _time(
         original_seconds=theirs,
         original_speedup=None if theirs is None else theirs / mine,
         original_difference=differences.get("original"),
-        peak_mb=peaks["ours"],
-        published_peak_mb=peaks["published"],
-        original_peak_mb=peaks.get("original"),
-        multiply_adds=multiply_adds["ours"],
-        published_multiply_adds=multiply_adds["published"],
+        peak_mb=costs["ours"][1],
+        published_peak_mb=costs["published"][1],
+        original_peak_mb=None if theirs is None else costs["original"][1],
+        multiply_adds=costs["ours"][0],
+        published_multiply_adds=costs["published"][0],
         floor_seconds=floor,
         floor_fraction=floor / mine,
         product_gflops=rate / 1e9,
         shares=shares,
     )
+
+
+def _cost(iteration: Iteration, device: torch.device) -> tuple[int, float]:
+    """Multiply-adds of an iteration, and the most MB of its tensors, both from one that is run."""
+    counted: list[int] = []
+    peak = measure_peak_bytes(lambda: counted.append(count_multiply_adds(iteration)), device)
+    return counted[0], peak / 1e6
 
 
 @torch.no_grad()

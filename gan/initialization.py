@@ -9,9 +9,9 @@
 | attention's gate                       | 0 (shared_attn.feature_map)                      |
 | attention left without spectral norm   | as its variant sets it, for unit output          |
 
-Spectral norm (arXiv 1802.05957): W / sigma(W), one power iteration a training forward, on the weight of every layer in
-the first row. An attention's other parameters (a temperature a head, a table of position biases) are no linear maps and
-stay as they are. The parametrised form of torch ignores an initialisation that comes after it, so it is applied last.
+Spectral norm (`gan.spectral_norm`): W / sigma(W), one power iteration a training forward, on the weight of every layer
+in the first row. An attention's other parameters (a temperature a head, a table of position biases) are no linear maps
+and stay as they are.
 
 External attention's value memory maps weights that sum to one over S slots, so its output is about sqrt(e / S) of the
 size of its largest singular value: normalised, the block is some forty times weaker at the start than SAGAN's, whose
@@ -25,8 +25,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
 
+from gan.spectral_norm import normalise
 from shared_attn.functional import full_precision
 
 
@@ -47,7 +48,7 @@ def initialize(network: nn.Module, *, spectral_norm: bool, attention_spectral_no
                 nn.init.zeros_(bias)
     for module in modules if spectral_norm else ():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding):
-            parametrizations.spectral_norm(module, "weight")
+            normalise(module)
 
 
 def plain_state(network: nn.Module) -> dict[str, Tensor]:

@@ -10,26 +10,31 @@ only read again. The 3x3 weight stays the parameter; gradients reach it through 
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def fold_kernel(weight: Tensor) -> Tensor:
-    """Sum a 3x3 kernel (O, I, 3, 3) over the four shifts of a 2x2 window: (O, I, 4, 4)."""
-    padded = F.pad(weight, (1, 1, 1, 1))  # (O, I, 5, 5)
-    rows = padded[:, :, :-1] + padded[:, :, 1:]  # (O, I, 4, 5)
-    return rows[..., :-1] + rows[..., 1:]  # (O, I, 4, 4)
+def fold_kernel(weight: Tensor, *, divisor: int = 1) -> Tensor:
+    """Sum a 3x3 kernel (O, I, 3, 3) over the four shifts of a 2x2 window: (O, I, 4, 4), channels_last, over divisor."""
+    # A window's sum at every shift is a pooling; channels_last it takes a tenth of the time of sums of slices.
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return F.avg_pool2d(weight, 2, stride=1, padding=1, divisor_override=divisor)
 
 
 def upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Nearest x2, then a 3x3 convolution with padding 1: (B, I, H, W) -> (B, O, 2H, 2W)."""
-    kernel = fold_kernel(weight).flip(2, 3).transpose(0, 1)  # (I, O, 4, 4), as a transposed convolution reads it
-    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+    kernel = fold_kernel(weight.transpose(0, 1).flip(2, 3))  # (I, O, 4, 4), as a transposed convolution reads it
+    if bias is None or not (torch.is_grad_enabled() and bias.requires_grad):
+        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+    # On a CPU the bias's gradient inside a transposed convolution costs half of its backward again; a sum, nothing.
+    y = F.conv_transpose2d(x, kernel, stride=2, padding=1)
+    return y.add_(bias.to(y.dtype)[:, None, None])
 
 
 def conv_downsample(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution with padding 1, then the average of 2x2 pixels: (B, I, 2H, 2W) -> (B, O, H, W)."""
-    return F.conv2d(x, fold_kernel(weight) / 4, bias, stride=2, padding=1)
+    return F.conv2d(x, fold_kernel(weight, divisor=4), bias, stride=2, padding=1)
 
 
 class UpsampleConv2d(nn.Conv2d):
