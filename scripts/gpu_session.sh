@@ -10,14 +10,14 @@
 #          by default: check benchmark eat-modelnet40 eagan-cifar10 sagan-cifar10
 #
 # Environment: DATA (folder of the data sets, default data), BUNDLE (a packed folder to open into DATA first, default
-# .bundle), PYTHON, EXTRA (flags added to every training: "--compile", or for a rehearsal "--device cpu"), and for a
-# rehearsal SIZES and STEPS (flags of the two benchmarks: "--channels 16 --sides 16 --original-side 16" and
-# "--batch-size 2").
+# .bundle), PYTHON, EXTRA (flags added to every training: "--compile", or for a rehearsal "--device cpu"), GAN_EXTRA (to
+# every GAN's, default "--cuda-graphs --precision bf16"; empty for a rehearsal), and for a rehearsal SIZES and STEPS (flags
+# of the two benchmarks: "--channels 16 --sides 16 --original-side 16" and "--batch-size 2").
 set -uo pipefail
 cd "$(dirname "$0")/.."
 budget=${1:?seconds}; state=${2:?folder of checkpoints}; out=${3:?output folder}; shift 3
 tasks=("$@"); [ ${#tasks[@]} -gt 0 ] || tasks=(check benchmark eat-modelnet40 eagan-cifar10 sagan-cifar10)
-data=${DATA:-data}; bundle=${BUNDLE:-.bundle}; extra=${EXTRA:-}; sizes=${SIZES:-}; steps=${STEPS:-}
+data=${DATA:-data}; bundle=${BUNDLE:-.bundle}; extra=${EXTRA:-}; gan_extra=${GAN_EXTRA---cuda-graphs --precision bf16}; sizes=${SIZES:-}; steps=${STEPS:-}
 python=${PYTHON:-python3}
 started=$SECONDS; failed=0
 mkdir -p "$state" "$out"
@@ -44,15 +44,15 @@ benchmark() {
 
 # The run saves itself on SIGINT and exits with status 2; 20 seconds remain for saving and copying.
 train() {
-  local preset=$1 script source seconds
+  local preset=$1 script source seconds flags=$extra
   case "$preset" in
     *modelnet* | eat-* | pct-*) script=train_pointcloud.py; source=$data ;;
-    *) script=train_gan.py; source=$data/cifar10-train.zip ;;
+    *) script=train_gan.py; source=$data/cifar10-train.zip; flags="$flags $gan_extra" ;;
   esac
   seconds=$(($(left) - 20))
   [ "$seconds" -gt 10 ] || { say "$preset: no time left"; return 0; }
-  # shellcheck disable=SC2086  # EXTRA holds several flags
-  timeout -s INT -k 30 "$seconds" "$python" "scripts/$script" "$preset" --data "$source" --out "$state/$preset" $extra \
+  # shellcheck disable=SC2086  # several flags
+  timeout -s INT -k 30 "$seconds" "$python" "scripts/$script" "$preset" --data "$source" --out "$state/$preset" $flags \
     2> "$state/$preset.log"
   local status=$?
   tr '\r' '\n' < "$state/$preset.log" | tail -n 5

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from gan.discriminator import Discriminator
 from gan.generator import Generator
+from gan.presets import PRESETS as GAN_PRESETS
+from gan.training import train as train_gan
 from pointcloud.classifier import PointClassifier
 from pointcloud.geometry import farthest_points, group, k_nearest
 from pointcloud.neighbours import NeighbourEmbedding
@@ -162,3 +164,29 @@ def test_point_training_learns_what_it_learns_on_a_cpu(tmp_path: Path, precision
     assert len(losses["cuda"]) == 2
     tolerance = 0.02 if precision == "fp32" else 0.05
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=tolerance)
+
+
+def test_captured_gan_steps_train_as_eager_ones(tmp_path: Path) -> None:
+    """The same run with every step replayed as a CUDA graph, penalties and adaptive augmentation included."""
+    config = replace(
+        GAN_PRESETS["eagan-shapes-small"],
+        images=640,
+        precision="fp32",
+        loss="relativistic",
+        r1_gamma=0.1,
+        r2_gamma=0.1,
+        penalty_every=4,
+        augment=("flip", "color", "translation"),
+        augment_probability=0.3,
+        augment_target=0.6,
+        features="none",
+        device="cuda",
+    )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    losses = []
+    for captured in (False, True):
+        out = tmp_path / str(captured)
+        train_gan(replace(config, out=out, cuda_graphs=captured, log_every=1))
+        losses.append([line["discriminator_loss"] for line in read_metrics(out) if "discriminator_loss" in line])
+    assert len(losses[0]) == 20
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2, abs=1e-2)
