@@ -78,6 +78,7 @@ def test_copies_and_states_go_on_as_their_original() -> None:
     assert twin.parametrizations.weight[0]._u.data_ptr() != layer.parametrizations.weight[0]._u.data_ptr()
 
 
+@pytest.mark.slow
 def test_both_networks_compile_to_one_graph_of_the_same_numbers() -> None:
     shape = {"width": 8, "num_classes": 3, "attention": "sagan"}
     networks = Generator(**shape), Discriminator(**shape)
