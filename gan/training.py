@@ -28,6 +28,7 @@ from gan.reporting import Reporter
 from gan.steps import Steps
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.options import parse_options
@@ -50,6 +51,7 @@ def train(config: GanConfig) -> None:
         KeyboardInterrupt: after saving, when the run is interrupted.
     """
     check_config(config)
+    keep_freed_memory()
     fabric = create_fabric(config.device, config.precision)
     device = fabric.device
     network = load_features(config.features, device, config.inception_weights)
