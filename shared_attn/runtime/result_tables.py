@@ -42,15 +42,16 @@ def own_figure(record: Record) -> str:
 def _step_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A step of point networks, or an iteration of a GAN, beside its published form and the original's own code."""
     unit, rate = ("images", "s an iteration") if "images_per_second" in rows[0] else ("clouds", "s a step")
-    head = ["network", rate, f"{unit} / s", "published / ours", "original / ours", "peak MB", "published"]
-    head += ["of the floor", "largest parts"]
+    head = ["network", rate, f"{unit} / s", "published / ours", "original / ours", "as shipped / ours", "peak MB"]
+    head += ["published", "of the floor", "largest parts"]
     cells = []
     for row in rows:
-        original = "–" if row["original_speedup"] is None else f"{row['original_speedup']:.2f}"
+        ratios = [row["speedup"], row["original_speedup"], row.get("shipped_speedup")]
         parts = ", ".join(f"{part} {100 * share:.0f} %" for part, share in list(row["shares"].items())[:4])
         cells.append(
             [f"{row['name']}, {row['precision']}", f"{row['seconds']:.3f}", f"{row[f'{unit}_per_second']:.1f}"]
-            + [f"{row['speedup']:.2f}", original, f"{row['peak_mb']:.0f}", f"{row['published_peak_mb']:.0f}"]
+            + ["–" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+            + [f"{row['peak_mb']:.0f}", f"{row['published_peak_mb']:.0f}"]
             + [f"{100 * row['floor_fraction']:.0f} %", parts]
         )
     return markdown_table(head, cells)
