@@ -35,8 +35,8 @@ class IterationTiming:
     """An iteration of SAGAN on CIFAR-10: five discriminator steps and a generator step.
 
     Seconds are medians. `published` is the same networks in the published order of operations, `original` StudioGAN's
-    own code from a checkout, both in fp32; all three with freed memory kept in the process, `shipped` without. The floor
-    is the time of the iteration's convolutions and products alone, at the rate that a large product reaches on the same
+    own code from a checkout, both in fp32; all with freed memory kept in the process, `shipped` without. The floor is
+    the time of the iteration's convolutions and products alone, at the rate that a large product reaches on the same
     device in the same precision.
     """
 
