@@ -11,7 +11,9 @@ import gc
 import io
 import os
 import re
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -23,6 +25,9 @@ if str(ROOT) not in sys.path:  # a checkout works without being installed
     sys.path.insert(0, str(ROOT))
 
 Config = TypeVar("Config")
+
+# Seconds that other processes than the first wait for it: in a mistake that may be theirs alone, in an agreed stop.
+ALONE, AGREED = 10.0, 2.0
 
 
 def parse(
@@ -88,6 +93,8 @@ def quick_imports() -> Iterator[None]:
 def run(main: Callable[[], None]) -> None:
     """Calls ``main``; a user's mistake or an interrupt becomes one line on standard error and exit status 2.
 
+    One line of all processes that torchrun started: see ``_follow_the_first``.
+
     The environment variable EAGAN_EAT_TRACEBACK=1 shows the whole traceback instead.
     """
     try:
@@ -95,6 +102,8 @@ def run(main: Callable[[], None]) -> None:
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("EAGAN_EAT_TRACEBACK"):
             traceback.print_exc()
+            raise SystemExit(2) from error
+        if isinstance(error, KeyboardInterrupt) and _follow_the_first(seconds=AGREED):
             raise SystemExit(2) from error
         default = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         _fail(" ".join(str(error).split()) or default)
@@ -135,6 +144,20 @@ def _one_line(text: str) -> str:
     return " ".join(words.split())
 
 
+def _follow_the_first(seconds: float) -> bool:
+    """Whether this is not the first of the processes that torchrun started; then it waits for the first one to fail.
+
+    Processes mostly fail alike: the first one tells why, torchrun ends the others on that, and they end quietly. One
+    that is still there after so many seconds has met what the first one has not.
+    """
+    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+    time.sleep(seconds)
+    return True
+
+
 def _fail(message: str) -> NoReturn:
+    _follow_the_first(seconds=ALONE)
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
