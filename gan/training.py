@@ -182,8 +182,11 @@ def check_machine(config: GanConfig, device: torch.device, share: Share) -> None
 
 def load_data(config: GanConfig, fabric: Any) -> ImageSet:
     """The training images; the first process of a machine decodes into the cache what the others then find there."""
-    with fabric.rank_zero_first(local=True):
-        data = load_image_set(config.data, config.image_size, stream=config.stream)
+    if fabric.local_rank > 0:
+        wait_for_all()
+    data = load_image_set(config.data, config.image_size, stream=config.stream)
+    if fabric.local_rank == 0:
+        wait_for_all()
     if not config.conditional:
         data = replace(data, labels=torch.zeros_like(data.labels), class_names=["all"])
     return data

@@ -43,8 +43,7 @@ def check_norms(out: Path) -> None:
     """Synchronised batch norm on two shares is batch norm on the whole, twice differentiated; shares must be even."""
     rank = dist.get_rank()
     share = slice(4 * rank, 4 * rank + 4)
-    for norm, shape in ((nn.BatchNorm2d(3), (8, 3, 5, 5)), (nn.BatchNorm1d(3), (8, 3))):
-        norm = norm.double()
+    for norm, shape in ((nn.BatchNorm2d(3).double(), (8, 3, 5, 5)), (nn.BatchNorm1d(3).double(), (8, 3))):
         nn.init.normal_(norm.weight)
         x = (2 * torch.randn(shape) + 30).double()
         expected = norm_gradients(norm, x.clone(), slice(None))

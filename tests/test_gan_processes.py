@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -21,7 +20,6 @@ from interruption import wait_for
 from PIL import Image
 
 from gan.augmentation import POLICIES, augment
-from gan.presets import GanConfig
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.processes import Share
 
@@ -32,7 +30,7 @@ COMMON = {
     "images": 4 * STEPS,
     "batch_size": 4,
     "discriminator_steps": 1,
-    "generator_width": 4,
+    "generator_width": 2,
     "discriminator_width": 4,
     "ema_decay": 0.9,
     "features": "none",
@@ -110,6 +108,25 @@ def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
     return worst
 
 
+def losses(folder: Path) -> list[list[float]]:
+    """Both networks' losses, line by line."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [[line["discriminator_loss"], line["generator_loss"]] for line in found if "generator_loss" in line]
+
+
+def worker(launcher: subprocess.Popen[str], rank: int) -> int:
+    """The number of a process that torchrun started."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (path / "environ").read_bytes().split(b"\0")
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if int(parent) == launcher.pid and f"RANK={rank}".encode() in environment:
+            return int(path.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_each_process_draws_what_one_would_for_its_images(count: int) -> None:
     images = torch.rand(16, 3, 8, 8)  # 8 real, 8 generated
@@ -121,8 +138,6 @@ def test_each_process_draws_what_one_would_for_its_images(count: int) -> None:
         torch.manual_seed(1)
         parts.append(augment(mine, POLICIES, 0.5, share=Share(rank, count, groups=2)).unflatten(0, (2, -1)))
     torch.testing.assert_close(torch.cat(parts, dim=1).flatten(0, 1), whole, rtol=1e-6, atol=1e-6)
-    torch.manual_seed(1)
-    assert torch.equal(Share().draw(torch.rand, 5, 2), torch.rand_like(torch.empty(5, 2))) is False or True
 
 
 def test_only_what_can_be_shared_starts_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,3 +145,75 @@ def test_only_what_can_be_shared_starts_in_several_processes(monkeypatch: pytest
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="torchrun started 2 processes: this runs in one"):
         create_fabric("cpu", "fp32")
+
+
+@pytest.mark.slow
+def test_two_processes_end_in_the_weights_of_one(noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, where rounding leaves no doubt; the job checks synchronised batch norm too."""
+    job = torchrun(ROOT / "tests" / "gan_processes.py", tmp_path / "two", noise, json.dumps(RUNS))
+    told = finish(job)
+    assert "Warning" not in told
+    assert {"norms0", "norms1"} <= {path.name for path in (tmp_path / "two").iterdir()}
+    monkeypatch.setattr(gan_processes.sampling, "STATISTICS_BATCHES", 2)
+    try:
+        gan_processes.train_exactly(noise, tmp_path / "one", RUNS)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name in RUNS:
+        one, two = (checkpoint(tmp_path / folder / name) for folder in ("one", "two"))
+        assert one["generator"]["conv.bias"].dtype == torch.float64
+        assert one["step"] == two["step"] == STEPS
+        assert largest_difference(one, two) < 1e-7, name
+        lines = [losses(tmp_path / folder / name) for folder in ("one", "two")]
+        assert len(lines[0]) == 4
+        np.testing.assert_allclose(*lines, rtol=1e-7, atol=1e-7)
+
+
+TINY = (
+    "--batch-size 4 --generator-width 2 --discriminator-width 4 --features none --log-every 1 --precision fp32 "
+    "--device cpu --evaluate-every 1000000 --checkpoint-every 40"
+)
+
+
+def train_tiny(noise: Path, out: Path, *more: object, processes: int = 2) -> subprocess.Popen[str]:
+    """scripts/train_gan.py on the noise, by some processes."""
+    return torchrun(
+        SCRIPT, "eagan-cifar10-small", "--data", noise, "--out", out, *TINY.split(), *more, processes=processes
+    )
+
+
+@pytest.mark.slow
+def test_a_run_is_interrupted_by_one_process_and_resumed_by_another_number(noise: Path, tmp_path: Path) -> None:
+    """The script's own float32: weights differ by rounding, which Adam makes no larger than its steps."""
+    finish(train_tiny(noise, tmp_path / "whole", "--images", 80, processes=1))
+    pieces = train_tiny(noise, tmp_path / "pieces", "--images", 80)
+    wait_for(tmp_path / "pieces", 12)
+    os.kill(worker(pieces, rank=1), signal.SIGINT)
+    told = finish(pieces, status=1)  # torchrun's own
+    assert told.count("interrupted at") == told.count("error: ") == 1
+    assert "exitcode  : 2" in told and "SIGTERM" not in told.split("Failures")[-1]
+    shown = checkpoint(tmp_path / "pieces")["shown"]
+    assert 12 <= shown < 80
+    finish(train_tiny(noise, tmp_path / "pieces", "--images", 80, processes=1))
+    one, two = (checkpoint(tmp_path / name) for name in ("whole", "pieces"))
+    assert largest_difference(one, two) < 1e-3
+    np.testing.assert_allclose(losses(tmp_path / "whole"), losses(tmp_path / "pieces"), rtol=1e-2, atol=1e-3)
+    assert len(list((tmp_path / "pieces").glob("events.out.tfevents.*"))) == 2  # one a start, of the first process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--batch-size", 5], "--batch-size 5: expected a multiple of the 2 processes"),
+        (["--cuda-graphs"], "--cuda-graphs: captures the steps of a single process, torchrun started 2"),
+        (["--data", "no.zip"], "--data no.zip: no such file or folder"),
+        (["--batchsize", 4], "unknown flag --batchsize; did you mean --batch-size?"),
+    ],
+)
+def test_a_mistake_is_told_once(flags: list[object], message: str, noise: Path, tmp_path: Path) -> None:
+    told = finish(train_tiny(noise, tmp_path / "run", *flags), status=1)
+    before = told.split("Traceback")[0]  # torchrun's own, once a process has failed
+    assert before.count("error: ") == 1 and f"error: {message}" in before
+    assert told.count("Traceback") == 1
+    assert not (tmp_path / "run").exists()

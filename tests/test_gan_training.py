@@ -93,7 +93,8 @@ def test_ten_golden_steps(attention: str, blobs: Path, tmp_path: Path) -> None:
     """
     config = tiny(blobs, tmp_path / "run", attention=attention, discriminator_width=8, generator_width=4)
     train(config)
-    losses = [[line["discriminator_loss"], line["generator_loss"]] for line in lines(config.out) if "generator_loss" in line]
+    found = [line for line in lines(config.out) if "generator_loss" in line]
+    losses = [[line["discriminator_loss"], line["generator_loss"]] for line in found]
     assert len(losses) == 10
     if os.environ.get("EAGAN_EAT_REGENERATE"):
         known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,8 @@ def create_fabric(device: str, precision: str, *, several: bool = False) -> Fabr
     if processes == 1:
         fabric = Fabric(accelerator=accelerator, devices=1, plugins=plugins)
     else:
+        # About linear maps and 1x1 convolutions, whose gradients lie as their input does: they are copied.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         strategy = DDPStrategy(broadcast_buffers=False, timeout=PATIENCE)
         nodes = processes // here
         fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy=strategy, plugins=plugins)

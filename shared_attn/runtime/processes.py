@@ -53,7 +53,7 @@ class Share:
         drawn = function((rows * self.count, *shape), **options)
         if self.count == 1:
             return drawn
-        return drawn.unflatten(0, (self.groups, self.count, -1))[:, self.rank].flatten(0, 1)
+        return drawn.view(self.groups, self.count, -1, *drawn.shape[1:])[:, self.rank].flatten(0, 1)
 
 
 class _Sum(torch.autograd.Function):
@@ -72,7 +72,7 @@ class _Sum(torch.autograd.Function):
 
 def sum_over_processes(x: Tensor) -> Tensor:
     """The sum of a tensor over all processes, differentiable as often as one likes."""
-    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(x)
     return total
 
 
