@@ -26,8 +26,9 @@ if str(ROOT) not in sys.path:  # a checkout works without being installed
 
 Config = TypeVar("Config")
 
-# Seconds that other processes than the first wait for it: in a mistake that may be theirs alone, in an agreed stop.
-ALONE, AGREED = 10.0, 2.0
+# Seconds that other processes wait for the first to end them: after a mistake, which may be theirs alone, and after an
+# interrupt, of which all know.
+ALONE, AGREED = 10.0, 5.0
 
 
 def parse(
@@ -93,18 +94,20 @@ def quick_imports() -> Iterator[None]:
 def run(main: Callable[[], None]) -> None:
     """Calls ``main``; a user's mistake or an interrupt becomes one line on standard error and exit status 2.
 
-    One line of all processes that torchrun started: see ``_follow_the_first``.
+    Processes that torchrun started tell it once.
 
     The environment variable EAGAN_EAT_TRACEBACK=1 shows the whole traceback instead.
     """
+    follows = _follows()
     try:
         main()
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("EAGAN_EAT_TRACEBACK"):
             traceback.print_exc()
             raise SystemExit(2) from error
-        if isinstance(error, KeyboardInterrupt) and _follow_the_first(seconds=AGREED):
-            raise SystemExit(2) from error
+        if follows and isinstance(error, KeyboardInterrupt):
+            time.sleep(AGREED)
+            os._exit(2)  # at once: while Python ends, a signal would change the status
         default = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         _fail(" ".join(str(error).split()) or default)
 
@@ -144,20 +147,19 @@ def _one_line(text: str) -> str:
     return " ".join(words.split())
 
 
-def _follow_the_first(seconds: float) -> bool:
-    """Whether this is not the first of the processes that torchrun started; then it waits for the first one to fail.
+def _follows() -> bool:
+    """Whether this is not the first of the processes that torchrun started.
 
-    Processes mostly fail alike: the first one tells why, torchrun ends the others on that, and they end quietly. One
-    that is still there after so many seconds has met what the first one has not.
+    Processes mostly fail alike: the first one tells why, torchrun ends the others on that, and they end quietly.
     """
-    if os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:
-        return False
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
-    time.sleep(seconds)
-    return True
+    follows = os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ
+    if follows:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+    return follows
 
 
 def _fail(message: str) -> NoReturn:
-    _follow_the_first(seconds=ALONE)
+    if _follows():
+        time.sleep(ALONE)
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

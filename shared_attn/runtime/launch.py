@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from datetime import timedelta
@@ -12,6 +13,7 @@ import torch
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.precision.precision import Precision
+    from lightning.fabric.strategies import DDPStrategy
 
 PRECISIONS = ("fp32", "bf16")
 PATIENCE = timedelta(hours=12)  # of processes that wait for another one, which may be evaluating
@@ -58,7 +60,6 @@ def create_fabric(device: str, precision: str, *, several: bool = False) -> Fabr
     import logging
 
     from lightning.fabric import Fabric
-    from lightning.fabric.strategies import DDPStrategy
 
     # It announces the precision on standard error, where a mistake is to be the only line.
     for name in ("lightning.fabric", "lightning.pytorch"):
@@ -67,9 +68,7 @@ def create_fabric(device: str, precision: str, *, several: bool = False) -> Fabr
     if processes == 1:
         fabric = Fabric(accelerator=accelerator, devices=1, plugins=plugins)
     else:
-        # About linear maps and 1x1 convolutions, whose gradients lie as their input does: they are copied.
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        strategy = DDPStrategy(broadcast_buffers=False, timeout=PATIENCE)
+        strategy = _create_strategy()
         nodes = processes // here
         fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy=strategy, plugins=plugins)
     fabric.launch()
@@ -81,6 +80,17 @@ def _count_launched() -> tuple[int, int]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 1, 1
     return int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+def _create_strategy() -> DDPStrategy:
+    """DDP that averages gradients and leaves buffers alone."""
+    from lightning.fabric.strategies import DDPStrategy
+
+    # About linear maps and 1x1 convolutions, whose gradients lie as their input does: they are copied.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    flag = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # from torch 2.13 on
+    return DDPStrategy(timeout=PATIENCE, **{flag: False})  # type: ignore[arg-type]
 
 
 def _create_autocast(device: str) -> Precision:
