@@ -55,7 +55,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or count_processes() == 1:
             return super().forward(x)
-        if not self._checked and not torch.compiler.is_compiling():
+        if not self._checked:
             _check_shares(x)
             self._checked = True
         normed, mean, variance = normalise_over_processes(x, self.weight, self.bias, self.eps)

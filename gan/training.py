@@ -176,6 +176,8 @@ def check_machine(config: GanConfig, device: torch.device, share: Share) -> None
         raise ValueError(f"--batch-size {config.batch_size}: expected a multiple of the {share.count} processes")
     if config.cuda_graphs and share.count > 1:
         raise ValueError(f"--cuda-graphs: captures the steps of a single process, torchrun started {share.count}")
+    if config.compile and share.count > 1:
+        raise ValueError(f"--compile: compiles the steps of a single process, torchrun started {share.count}")
     if config.cuda_graphs and device.type != "cuda":
         raise ValueError("--cuda-graphs: this machine has no usable CUDA device, or --device cpu was given")
 

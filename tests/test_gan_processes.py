@@ -212,6 +212,7 @@ def test_a_run_is_interrupted_by_one_process_and_resumed_by_another_number(noise
     [
         (["--batch-size", 5], "--batch-size 5: expected a multiple of the 2 processes"),
         (["--cuda-graphs"], "--cuda-graphs: captures the steps of a single process, torchrun started 2"),
+        (["--compile"], "--compile: compiles the steps of a single process, torchrun started 2"),
         (["--data", "no.zip"], "--data no.zip: no such file or folder"),
         (["--batchsize", 4], "unknown flag --batchsize; did you mean --batch-size?"),
     ],
