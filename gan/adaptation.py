@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from shared_attn.runtime.processes import average_over_processes, count_processes
+
 LEVEL_DECAY = 0.99  # of the logits' running means (LeCam, arXiv 2104.03310)
 
 
@@ -31,13 +33,17 @@ class Adaptation(nn.Module):
 
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
-        """Take in the logits (B,) of a discriminator step.
+        """Take in the logits (B,) of a discriminator step; those of all processes count.
 
         A discriminator that is sure of the training images (a high mean sign) has begun to know them by heart: more
         augmentation; and less otherwise.
         """
+        means = [real_logits.mean(), fake_logits.mean()]
         if self.target:
-            excess = real_logits.sign().mean() - self.target
-            self.probability.add_(excess.sign() * (len(real_logits) / self.images)).clamp_(0, 1)
-        self.real_level.lerp_(real_logits.mean().to(self.real_level), 1 - LEVEL_DECAY)
-        self.fake_level.lerp_(fake_logits.mean().to(self.fake_level), 1 - LEVEL_DECAY)
+            means.append(real_logits.sign().mean())
+        real_level, fake_level, *signs = average_over_processes(*means)
+        for sign in signs:
+            shown = len(real_logits) * count_processes()
+            self.probability.add_((sign - self.target).sign() * (shown / self.images)).clamp_(0, 1)
+        self.real_level.lerp_(real_level.to(self.real_level), 1 - LEVEL_DECAY)
+        self.fake_level.lerp_(fake_level.to(self.fake_level), 1 - LEVEL_DECAY)

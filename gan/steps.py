@@ -4,11 +4,16 @@ Legend: B batch, H W pixels, Z latent size.
 
 Everything a step draws at random comes from torch's global generators, which the caller seeds; no step waits for the
 device, and all shapes stay the same, so that a step can be compiled or captured as a graph.
+
+Several processes share each batch: B is a process's part of it. Losses are means, so the mean of the processes'
+gradients is the whole batch's. Only the network that is trained goes through DDP, which averages its gradients; the
+other one stands still and is called as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,10 +21,11 @@ import torch
 from torch import Tensor
 
 from gan.adaptation import Adaptation
-from gan.augmentation import augment
+from gan.augmentation import WHOLE, augment
 from gan.graphs import GraphedStep
 from gan.losses import LOSSES, NEEDS_REAL, consistency, gradient_penalty, lecam
 from gan.presets import GanConfig
+from shared_attn.runtime.processes import Share
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,6 +42,7 @@ class Steps:
         adaptation: augmentation's strength and the logits' levels.
         num_classes: classes that labels are drawn from.
         latent_dim: Z.
+        share: this process's part of each batch.
 
     Attributes:
         penalty_scale: factor of the gradient penalties now, a scalar on the device.
@@ -51,9 +58,12 @@ class Steps:
         *,
         num_classes: int,
         latent_dim: int,
+        share: Share = WHOLE,
     ):
         self.config, self.fabric, self.adaptation = config, fabric, adaptation
         self.generator, self.discriminator = networks["generator"], networks["discriminator"]
+        self.still = {name: getattr(network, "module", network) for name, network in networks.items()}
+        self.share, self.paired = share, replace(share, groups=2)  # of single images, of real ones then generated ones
         self.optimizers = optimizers
         self.num_classes, self.latent_dim = num_classes, latent_dim
         self.device = fabric.device
@@ -96,22 +106,23 @@ class Steps:
         """
         return self._train_generator(real, real_labels)
 
-    def _draw_fakes(self, real_labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As many generated images (B, 3, H, W), and their classes (B,): any, or those of the pairs' real images."""
-        B, labels = len(real_labels), real_labels
+    def _draw_latents(self, real_labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Latent vectors (B, Z) for as many images, and their classes (B,): any, or those of the pairs' real images."""
+        B, labels, device = len(real_labels), real_labels, self.device
         if self.config.loss not in NEEDS_REAL:
-            labels = torch.randint(self.num_classes, (B,), device=self.device)
-        return self.generator(torch.randn(B, self.latent_dim, device=self.device), labels), labels
+            labels = self.share.draw(partial(torch.randint, self.num_classes), B, device=device)
+        return self.share.draw(torch.randn, B, self.latent_dim, device=device), labels
 
     def _update_discriminator(self, real: Tensor, real_labels: Tensor, *, penalise: bool) -> Tensor:
         config, B = self.config, len(real)
         self.discriminator.requires_grad_(True)
-        with torch.no_grad():
-            fake, fake_labels = self._draw_fakes(real_labels)
+        z, fake_labels = self._draw_latents(real_labels)
+        with torch.no_grad(), self.fabric.autocast():
+            fake = self.still["generator"](z, fake_labels)  # (B, 3, H, W)
         images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
-        seen = augment(images, config.augment, self.probability)
+        seen = augment(images, config.augment, self.probability, share=self.paired)
         if config.consistency:
-            seen = torch.cat([seen, augment(images, CONSISTENCY_POLICIES)])
+            seen = torch.cat([seen, augment(images, CONSISTENCY_POLICIES, share=self.paired)])
             labels = labels.repeat(2)
         if penalise:
             seen = seen.detach().requires_grad_(True)
@@ -141,12 +152,21 @@ class Steps:
     def _update_generator(self, real: Tensor, real_labels: Tensor) -> Tensor:
         config, B = self.config, len(real)
         self.discriminator.requires_grad_(False)
-        fake, fake_labels = self._draw_fakes(real_labels)
-        images, labels = fake, fake_labels
+        z, fake_labels = self._draw_latents(real_labels)
+        fake = self.generator(z, fake_labels)  # (B, 3, H, W)
+        images, labels, share = fake, fake_labels, self.share
         if config.loss in NEEDS_REAL:
+<<<<<<< HEAD
             images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
         logits = self.discriminator(augment(images, config.augment, self.probability), labels)
         loss = self.generator_loss(logits[-B:], logits[:-B])
+=======
+            images, labels, share = torch.cat([real, fake]), torch.cat([real_labels, fake_labels]), self.paired
+        seen = augment(images, config.augment, self.probability, share=share)
+        with self.fabric.autocast():
+            logits = self.still["discriminator"](seen, labels)
+        loss = self.generator_loss(logits[:-B], logits[-B:])
+>>>>>>> i5-processes
         self._step("generator", loss)
         return loss.detach()[None]
 

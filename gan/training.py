@@ -2,6 +2,12 @@
 
 The clock is real images shown to the discriminator. Every random number of a step follows from (seed, images shown),
 so a run resumed from a checkpoint repeats the uninterrupted one bit for bit.
+
+Several processes (`torchrun --nproc-per-node=8 scripts/train_gan.py ...`, a GPU each) train what one process would: the
+batch size is that of all together, each takes an equal share of every batch, draws for the whole batch and keeps what
+belongs to its images; batch norm's statistics, gradients, and the means that training follows are those of the whole
+batch. Weights differ by rounding alone, and a checkpoint may be resumed by another number of processes. The first one
+writes and evaluates while the others wait; the run's folder must be one that all of them see.
 """
 
 from __future__ import annotations
@@ -17,12 +23,13 @@ from torch import Tensor
 from gan.adaptation import Adaptation
 from gan.averaging import update_average, warm_decay
 from gan.data.batches import ImageStream
-from gan.data.datasets import load_image_set
+from gan.data.datasets import ImageSet, load_image_set
 from gan.data.streamed import StreamedImages
 from gan.discriminator import Discriminator
 from gan.generator import Generator
 from gan.judging.evaluation import prepare_reference
 from gan.judging.features import load_features
+from gan.norms import synchronise_norms
 from gan.presets import GanConfig, check_config, free_fields
 from gan.reporting import Reporter
 from gan.steps import Steps
@@ -32,6 +39,14 @@ from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.options import parse_options
+from shared_attn.runtime.processes import (
+    Bystander,
+    Share,
+    any_process,
+    average_over_processes,
+    outlive_the_others,
+    wait_for_all,
+)
 from shared_attn.runtime.progress import Progress
 from shared_attn.runtime.run_folder import open_run
 from shared_attn.runtime.seeding import seed_step
@@ -40,6 +55,7 @@ ADAM_EPS = 1e-6
 Network = TypeVar("Network", Generator, Discriminator)
 
 
+@outlive_the_others
 def train(config: GanConfig) -> None:
     """Train a generator and a discriminator as `config` says, or go on with the run that lies in `config.out`.
 
@@ -51,6 +67,7 @@ def train(config: GanConfig) -> None:
         KeyboardInterrupt: after saving, when the run is interrupted.
     """
     check_config(config)
+<<<<<<< HEAD
     keep_freed_memory()
     fabric = create_fabric(config.device, config.precision)
     device = fabric.device
@@ -58,6 +75,14 @@ def train(config: GanConfig) -> None:
     data = load_image_set(config.data, config.image_size, stream=config.stream)
     if not config.conditional:
         data = replace(data, labels=torch.zeros_like(data.labels), class_names=["all"])
+=======
+    fabric = create_fabric(config.device, config.precision, several=True)
+    device, first = fabric.device, fabric.is_global_zero
+    share = Share(fabric.global_rank, fabric.world_size)
+    check_machine(config, device, share)
+    network = load_features(config.features, device, config.inception_weights) if first else None
+    data = load_data(config, fabric)
+>>>>>>> i5-processes
     num_classes, B = len(data.class_names), config.batch_size
 
     # Both networks, the average that is kept, the optimizers, and what else the steps carry.
@@ -78,21 +103,38 @@ def train(config: GanConfig) -> None:
         **{f"{name}_optimizer": optimizer for name, optimizer in optimizers.items()},
     }
     steps = Steps(
-        config, fabric, networks, optimizers, adaptation, num_classes=num_classes, latent_dim=average.latent_dim
+        config,
+        fabric,
+        networks,
+        optimizers,
+        adaptation,
+        num_classes=num_classes,
+        latent_dim=average.latent_dim,
+        share=share,
     )
 
-    open_run(config.out, config, fresh=config.fresh, free=free_fields(config))
+    if first:
+        open_run(config.out, config, fresh=config.fresh, free=free_fields(config))
+    wait_for_all()
     shown, step = restore(config, parts, data.hash)
-    prepare_reference(data, network, config.evaluation_references)
-    stream = ImageStream(data, seed=config.seed, flip=config.flip, device=device, workers=config.workers)
+    if first:
+        prepare_reference(data, network, config.evaluation_references)
+    stream = ImageStream(
+        data,
+        seed=config.seed,
+        flip=config.flip,
+        device=device,
+        workers=config.workers,
+        rank=share.rank,
+        world_size=share.count,
+    )
     losses: list[Tensor] = []
+    bar: Any = Progress(config.out, total=config.images, done=shown) if first else Bystander()
 
-    with closing(stream), Interrupt() as interrupt, Progress(config.out, total=config.images, done=shown) as progress:
-        reporter = Reporter(config, models, data, network, progress)
-        if data.skipped:
-            progress.message(f"skipped {len(data.skipped)} images that cannot be read: " + "; ".join(data.skipped[:5]))
-        if isinstance(data.images, StreamedImages):
-            data.images.report = progress.message
+    with closing(stream), Interrupt() as interrupt, bar as progress:
+        reporter: Any = Reporter(config, models, data, network, progress) if first else Bystander()
+        if first:
+            tell_skipped(data, progress)
         while shown < config.images:
             before = shown
             seed_step(config.seed, "step", shown)
@@ -116,17 +158,59 @@ def train(config: GanConfig) -> None:
             progress.advance(shown - before)
             done = shown >= config.images
             evaluates = done or passes(before, shown, config.evaluate_every)
-            saves = evaluates or interrupt.requested or passes(before, shown, config.checkpoint_every)
-            if saves or len(losses) >= config.log_every:
+            saves = evaluates or passes(before, shown, config.checkpoint_every)
+            logs = saves or len(losses) >= config.log_every
+            # Processes agree to stop; to ask the others waits for the device, so on one that computes ahead only now
+            # and then.
+            asks = logs or share.count == 1 or device.type == "cpu"
+            stops = asks and any_process(interrupt.requested, device)
+            saves = saves or stops
+            if logs or stops:
+                losses = list(average_over_processes(*losses))
                 reporter.log_losses(losses, step, adaptation.probability)
+                losses.clear()
             if evaluates:
                 reporter.assess(average, generator, discriminator, step)
-            if saves:
+            if saves and first:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 save_checkpoint(config.out, {**states, "shown": shown, "step": step, "data": data.hash})
-            if interrupt.requested and not done:
+            if saves:
+                wait_for_all()
+            if stops and not done:
                 interrupt.stop(f"{shown:,} of {config.images:,} images")
         reporter.write_run_record(device)
+
+
+def check_machine(config: GanConfig, device: torch.device, share: Share) -> None:
+    """Refuse what these processes, or their device, cannot do."""
+    if config.batch_size % share.count:
+        raise ValueError(f"--batch-size {config.batch_size}: expected a multiple of the {share.count} processes")
+    if config.cuda_graphs and share.count > 1:
+        raise ValueError(f"--cuda-graphs: captures the steps of a single process, torchrun started {share.count}")
+    if config.compile and share.count > 1:
+        raise ValueError(f"--compile: compiles the steps of a single process, torchrun started {share.count}")
+    if config.cuda_graphs and device.type != "cuda":
+        raise ValueError("--cuda-graphs: this machine has no usable CUDA device, or --device cpu was given")
+
+
+def load_data(config: GanConfig, fabric: Any) -> ImageSet:
+    """The training images; the first process of a machine decodes into the cache what the others then find there."""
+    if fabric.local_rank > 0:
+        wait_for_all()
+    data = load_image_set(config.data, config.image_size, stream=config.stream)
+    if fabric.local_rank == 0:
+        wait_for_all()
+    if not config.conditional:
+        data = replace(data, labels=torch.zeros_like(data.labels), class_names=["all"])
+    return data
+
+
+def tell_skipped(data: ImageSet, progress: Progress) -> None:
+    """Say which images could not be read, and let those be told that will turn out so."""
+    if data.skipped:
+        progress.message(f"skipped {len(data.skipped)} images that cannot be read: " + "; ".join(data.skipped[:5]))
+    if isinstance(data.images, StreamedImages):
+        data.images.report = progress.message
 
 
 def describe_models(config: GanConfig, num_classes: int) -> dict[str, dict[str, Any]]:
@@ -153,14 +237,14 @@ def set_up(
     config: GanConfig, fabric: Any, generator: Generator, discriminator: Discriminator
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The networks and their optimizers, by name, on the device and in the precision of the run."""
-    if config.cuda_graphs and fabric.device.type != "cuda":
-        raise ValueError("--cuda-graphs: this machine has no usable CUDA device, or --device cpu was given")
     rates = {"generator": config.generator_lr, "discriminator": config.discriminator_lr}
     networks, optimizers = {}, {}
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         # A captured step reads its rate from the device.
         rate = torch.tensor(rates[name], device=fabric.device) if config.cuda_graphs else rates[name]
         network.to(fabric.device)
+        if fabric.world_size > 1:
+            synchronise_norms(network)
         adam = torch.optim.Adam(
             network.parameters(), rate, config.betas, eps=ADAM_EPS, fused=True, capturable=config.cuda_graphs
         )

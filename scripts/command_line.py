@@ -11,7 +11,9 @@ import gc
 import io
 import os
 import re
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -23,6 +25,10 @@ if str(ROOT) not in sys.path:  # a checkout works without being installed
     sys.path.insert(0, str(ROOT))
 
 Config = TypeVar("Config")
+
+# Seconds that other processes wait for the first to end them: after a mistake, which may be theirs alone, and after an
+# interrupt, of which all know.
+ALONE, AGREED = 10.0, 5.0
 
 
 def parse(
@@ -88,14 +94,20 @@ def quick_imports() -> Iterator[None]:
 def run(main: Callable[[], None]) -> None:
     """Calls ``main``; a user's mistake or an interrupt becomes one line on standard error and exit status 2.
 
+    Processes that torchrun started tell it once.
+
     The environment variable EAGAN_EAT_TRACEBACK=1 shows the whole traceback instead.
     """
+    follows = _follows()
     try:
         main()
     except (ValueError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("EAGAN_EAT_TRACEBACK"):
             traceback.print_exc()
             raise SystemExit(2) from error
+        if follows and isinstance(error, KeyboardInterrupt):
+            time.sleep(AGREED)
+            os._exit(2)  # at once: while Python ends, a signal would change the status
         default = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         _fail(" ".join(str(error).split()) or default)
 
@@ -135,6 +147,19 @@ def _one_line(text: str) -> str:
     return " ".join(words.split())
 
 
+def _follows() -> bool:
+    """Whether this is not the first of the processes that torchrun started.
+
+    Processes mostly fail alike: the first one tells why, torchrun ends the others on that, and they end quietly.
+    """
+    follows = os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ
+    if follows:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(2))
+    return follows
+
+
 def _fail(message: str) -> NoReturn:
+    if _follows():
+        time.sleep(ALONE)
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -74,6 +75,9 @@ class Recorder:
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
 
 class NoStep:
     """An optimizer that leaves the weights as they are."""
@@ -121,10 +125,10 @@ def test_a_lazy_penalty_is_scaled_to_the_same_sum() -> None:
 def test_a_relativistic_step_pairs_images_of_one_class() -> None:
     steps = bare_steps(loss="relativistic")
     labels = torch.tensor([2, 0, 1, 1])
-    _, asked = steps._draw_fakes(labels)
+    _, asked = steps._draw_latents(labels)
     assert torch.equal(asked, labels)
     torch.manual_seed(1)
-    _, asked = bare_steps(loss="hinge")._draw_fakes(torch.zeros(64, dtype=torch.long))
+    _, asked = bare_steps(loss="hinge")._draw_latents(torch.zeros(64, dtype=torch.long))
     assert set(asked.tolist()) == {0, 1, 2}
 
 

@@ -1,7 +1,11 @@
-"""Device and precision of a run, through Lightning Fabric."""
+"""Device, precision and processes of a run, through Lightning Fabric."""
 
 from __future__ import annotations
 
+import inspect
+import os
+import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,8 +13,10 @@ import torch
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.precision.precision import Precision
+    from lightning.fabric.strategies import DDPStrategy
 
 PRECISIONS = ("fp32", "bf16")
+PATIENCE = timedelta(hours=12)  # of processes that wait for another one, which may be evaluating
 
 
 def choose_device(device: str) -> torch.device:
@@ -26,19 +32,31 @@ def choose_device(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def create_fabric(device: str, precision: str) -> Fabric:
-    """A launched Fabric for one process.
+def create_fabric(device: str, precision: str, *, several: bool = False) -> Fabric:
+    """A launched Fabric: for one process, or for this one of those that torchrun started.
+
+    Processes exchange gradients by DDP (nccl on CUDA, a device each; gloo on a CPU). Buffers stay each process's own.
 
     Args:
         device: See :func:`choose_device`.
         precision: "fp32", or "bf16": bfloat16 autocast over float32 weights and inputs.
+        several: The caller's work may be shared by several processes.
 
     Raises:
-        ValueError: An unknown device or precision, or CUDA where there is none.
+        ValueError: An unknown device or precision, or CUDA where there is none; several processes for what runs in
+            one, or more of them than CUDA devices.
     """
     accelerator = choose_device(device).type
     if precision not in PRECISIONS:
         raise ValueError(f"--precision {precision}: expected {' or '.join(PRECISIONS)}")
+    processes, here = _count_launched()
+    if processes > 1 and not several:
+        raise ValueError(f"torchrun started {processes} processes: this runs in one; start it with python alone")
+    if processes > 1 and accelerator == "cuda" and here > torch.cuda.device_count():
+        raise ValueError(
+            f"torchrun started {here} processes on a machine with {torch.cuda.device_count()} usable CUDA devices; "
+            "expected at most one a device, see its --nproc-per-node, or --device cpu"
+        )
     import logging
 
     from lightning.fabric import Fabric
@@ -47,9 +65,32 @@ def create_fabric(device: str, precision: str) -> Fabric:
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     plugins: Any = [_create_autocast(accelerator)] if precision == "bf16" else []
-    fabric = Fabric(accelerator=accelerator, devices=1, plugins=plugins)
+    if processes == 1:
+        fabric = Fabric(accelerator=accelerator, devices=1, plugins=plugins)
+    else:
+        strategy = _create_strategy()
+        nodes = processes // here
+        fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy=strategy, plugins=plugins)
     fabric.launch()
     return fabric
+
+
+def _count_launched() -> tuple[int, int]:
+    """The processes that torchrun started, in all and on this machine; one and one without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 1, 1
+    return int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+def _create_strategy() -> DDPStrategy:
+    """DDP that averages gradients and leaves buffers alone."""
+    from lightning.fabric.strategies import DDPStrategy
+
+    # About linear maps and 1x1 convolutions, whose gradients lie as their input does: they are copied.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    flag = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # from torch 2.13 on
+    return DDPStrategy(timeout=PATIENCE, **{flag: False})  # type: ignore[arg-type]
 
 
 def _create_autocast(device: str) -> Precision:

@@ -1,0 +1,100 @@
+"""Batch norm over the images of all processes, as if one process had them all.
+
+Legend: B batch of this process, N tokens, C channels, H W grid, P processes.
+
+The same on any device and backend (`torch.nn.SyncBatchNorm` refuses a CPU), and differentiable twice, which a gradient
+penalty through a network with batch norm needs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from shared_attn.runtime.processes import count_processes, sum_over_processes
+
+
+def normalise_over_processes(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm of this process's share x (B, C, ...) of a batch that all processes share evenly.
+
+    Statistics are computed in float32 at least, and each process's are merged without a difference of large numbers:
+    variance = mean of the variances + variance of the means.
+
+    Returns:
+        The normalised share in x's type, and mean and variance (C,) of the whole batch.
+    """
+    rows, shape = [axis for axis in range(x.ndim) if axis != 1], [1, -1] + [1] * (x.ndim - 2)
+    full = x if x.dtype == torch.float64 else x.float()
+    variance, mean = torch.var_mean(full, dim=rows, correction=0)
+    # Each process fills in its row of zeros: the sum is the table of all.
+    mine = torch.arange(count_processes(), device=x.device) == dist.get_rank()  # (P,)
+    means, variances = sum_over_processes(torch.stack([mean, variance]) * mine[:, None, None]).unbind(dim=1)  # (P, C)
+    mean = means.mean(dim=0)
+    variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    normed = torch.addcmul(shift.view(shape), full, scale.view(shape))
+    return normed.to(x.dtype), mean.detach(), variance.detach()
+
+
+class SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with the statistics of all processes while it trains; they must share the batch evenly.
+
+    Made by `synchronise_norms`, for (B, C, H, W) and for tokens (B N, C).
+    """
+
+    _checked = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or count_processes() == 1:
+            return super().forward(x)
+        if not self._checked:
+            _check_shares(x)
+            self._checked = True
+        normed, mean, variance = normalise_over_processes(x, self.weight, self.bias, self.eps)
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                part = self.momentum
+                if part is None:  # a cumulative mean
+                    part = 1 / float(self.num_batches_tracked)
+                count = x.numel() // x.shape[1] * count_processes()
+                self.running_mean.lerp_(mean.to(self.running_mean), part)
+                self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var), part)
+        return normed
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002, as the class above calls it
+        if input.ndim not in (2, 3, 4):
+            raise ValueError(f"expected 2 to 4 dimensions, got {input.ndim}")
+
+
+def _check_shares(x: Tensor) -> None:
+    """Refuses a batch that the processes do not share evenly: its mean would not be the mean of theirs."""
+    sizes = torch.zeros(count_processes(), dtype=torch.long, device=x.device)
+    sizes[dist.get_rank()] = len(x)
+    dist.all_reduce(sizes)
+    if len(set(sizes.tolist())) > 1:
+        raise ValueError(f"batch norm over processes: shares of {sizes.tolist()} images, expected equal ones")
+
+
+def synchronise_norms(network: nn.Module) -> None:
+    """Exchange each batch norm of a network for one over all processes, in place; parameters and buffers stay."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(module, name, _convert(child))
+
+
+def _convert(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> SynchronisedBatchNorm2d:
+    converted = SynchronisedBatchNorm2d(
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta"
+    )
+    converted._parameters, converted._buffers = norm._parameters, norm._buffers
+    return converted.train(norm.training)
