@@ -156,17 +156,11 @@ class Steps:
         fake = self.generator(z, fake_labels)  # (B, 3, H, W)
         images, labels, share = fake, fake_labels, self.share
         if config.loss in NEEDS_REAL:
-<<<<<<< HEAD
-            images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
-        logits = self.discriminator(augment(images, config.augment, self.probability), labels)
-        loss = self.generator_loss(logits[-B:], logits[:-B])
-=======
             images, labels, share = torch.cat([real, fake]), torch.cat([real_labels, fake_labels]), self.paired
         seen = augment(images, config.augment, self.probability, share=share)
         with self.fabric.autocast():
             logits = self.still["discriminator"](seen, labels)
-        loss = self.generator_loss(logits[:-B], logits[-B:])
->>>>>>> i5-processes
+        loss = self.generator_loss(logits[-B:], logits[:-B])
         self._step("generator", loss)
         return loss.detach()[None]
 

@@ -67,22 +67,13 @@ def train(config: GanConfig) -> None:
         KeyboardInterrupt: after saving, when the run is interrupted.
     """
     check_config(config)
-<<<<<<< HEAD
     keep_freed_memory()
-    fabric = create_fabric(config.device, config.precision)
-    device = fabric.device
-    network = load_features(config.features, device, config.inception_weights)
-    data = load_image_set(config.data, config.image_size, stream=config.stream)
-    if not config.conditional:
-        data = replace(data, labels=torch.zeros_like(data.labels), class_names=["all"])
-=======
     fabric = create_fabric(config.device, config.precision, several=True)
     device, first = fabric.device, fabric.is_global_zero
     share = Share(fabric.global_rank, fabric.world_size)
     check_machine(config, device, share)
     network = load_features(config.features, device, config.inception_weights) if first else None
     data = load_data(config, fabric)
->>>>>>> i5-processes
     num_classes, B = len(data.class_names), config.batch_size
 
     # Both networks, the average that is kept, the optimizers, and what else the steps carry.
