@@ -7,11 +7,13 @@ Legend: B batch, N tokens, C channels, H W grid.
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,9 @@ from shared_attn import create_attention
 from shared_attn.complexity import attention_cost
 from shared_attn.memory import measure_peak_bytes
 
-__all__ = ["VariantTiming", "forward_pass", "time_in_turns", "time_variants", "training_step"]
+__all__ = ["VariantTiming", "call_in_new_process", "forward_pass", "time_in_turns", "time_variants", "training_step"]
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,12 @@ def time_in_turns(
             if repeat > 0:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def call_in_new_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """What a function of a module returns in a process of its own, in which nothing has been set or warmed up."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _median_ms(function: Callable[[], object], repeats: int, device: torch.device) -> float:
