@@ -3,6 +3,13 @@
     import gan
     generator = gan.load_generator("runs/a")
 
+networks     generator, discriminator, resampling, initialization, spectral_norm; norms: of several processes
+training     presets (every flag), training (the loop), steps, losses, augmentation, adaptation, averaging, graphs
+telling      reporting (evaluations, record), diagnostics, gallery, pictures, attention_pictures
+data/        images from wherever they lie to batches;  judging/: distances, scores, nearest images
+samples/     grids, films and folders of samples;  sampling: loading and drawing
+comparing    reference (StudioGAN's weights), original (its code), published (its form), benchmark
+
 Importing this package imports nothing heavy; torch comes with the first use.
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,85 +25,30 @@ from shared_attn.complexity import count_multiply_adds
 from shared_attn.memory import measure_peak_bytes
 from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.step_clock import PartClock, product_rate
+from shared_attn.step_timing import StepTiming
 
 DISCRIMINATOR_STEPS = 5
 ADAM = {"lr": 2e-4, "betas": (0.5, 0.999), "eps": 1e-6}
 
 
-@dataclass(frozen=True)
-class IterationTiming:
-    """An iteration of SAGAN on CIFAR-10: five discriminator steps and a generator step.
+@dataclass(frozen=True, kw_only=True)
+class IterationTiming(StepTiming):
+    """An iteration of SAGAN on CIFAR-10: five discriminator steps and a generator step. `original` is StudioGAN.
 
-    Seconds are medians. `published` is the same networks in the published order of operations, `original` StudioGAN's
-    own code from a checkout, both in fp32; all with freed memory kept in the process, `shipped` without. The floor is
-    the time of the iteration's convolutions and products alone, at the rate that a large product reaches on the same
-    device in the same precision.
+    The items are real images shown to the discriminator; products include convolutions.
     """
 
-    name: str
-    precision: str
-    seconds: float
-    images_per_second: float
-    """Real images shown to the discriminator."""
+    UNIT: ClassVar[str] = "images"
+    STEP: ClassVar[str] = "an iteration"
+
     discriminator_seconds: float
     """Of one discriminator step."""
     generator_seconds: float
-    published_seconds: float
-    speedup: float
-    """Published over this package's."""
-    largest_difference: float
-    """Of the images and logits of both forms in training mode, relative to their standard deviation; in fp32."""
-    original_seconds: float | None
-    original_speedup: float | None
     original_difference: float | None
-    peak_mb: float
-    """Most memory of tensors in an iteration at one time, in 1e6 bytes."""
-    published_peak_mb: float
-    original_peak_mb: float | None
+    """As `largest_difference`, of the original."""
     multiply_adds: int
     """Of an iteration, forward and backward, of this package's form."""
     published_multiply_adds: int
-    floor_seconds: float
-    floor_fraction: float
-    """Floor over seconds: 1 is an iteration of nothing but products."""
-    product_gflops: float
-    shares: Mapping[str, float] = field(default_factory=dict)
-    """Of each part of the iteration."""
-    shipped_seconds: float | None = None
-    """Of the original's code as its users run it: in a process of its own, where freed memory goes back to the system.
-    Timed by itself, not in turns with the others."""
-    shipped_speedup: float | None = None
-
-    HEAD: ClassVar[str] = (
-        f"{'network':12}{'s an iteration':>15}{'images/s':>10}{'published':>11}{'x':>7}{'original':>10}{'x':>7}"
-        f"{'as shipped':>12}{'x':>7}"
-        f"{'peak MB':>9}{'published':>11}{'original':>10}{'% of floor':>12}"
-    )
-
-    def __str__(self) -> str:
-        """Lines under HEAD: the numbers, then the shares."""
-        own = [f"{self.seconds:>15.3f}{self.images_per_second:>10.1f}{self.published_seconds:>11.3f}"]
-        own += [f"{self.speedup:>7.2f}{_or_dash(self.original_seconds, 3):>10}{_or_dash(self.original_speedup, 2):>7}"]
-        own += [f"{_or_dash(self.shipped_seconds, 3):>12}{_or_dash(self.shipped_speedup, 2):>7}"]
-        own += [f"{self.peak_mb:>9.0f}{self.published_peak_mb:>11.0f}{_or_dash(self.original_peak_mb, 0):>10}"]
-        own += [f"{100 * self.floor_fraction:>12.0f}"]
-        shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in self.shares.items())
-        return f"{self.name + ' ' + self.precision:12}{''.join(own)}\n    {shares}"
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """What a record holds, by names with network and precision."""
-        names = (
-            "seconds",
-            "images_per_second",
-            "speedup",
-            "original_speedup",
-            "shipped_speedup",
-            "peak_mb",
-            "floor_fraction",
-        )
-        found = {name: getattr(self, name) for name in names}
-        return {f"{self.name}_{self.precision}_{k}": v for k, v in found.items() if v is not None}
 
 
 class Iteration:
@@ -245,7 +190,7 @@ def time_training_iteration(
     if original is None or device.type != "cpu":
         return timing
     shipped = call_in_new_process(_time_shipped, original, batch_size, width, repeats, torch.get_num_threads())
-    return replace(timing, shipped_seconds=shipped, shipped_speedup=shipped / timing.seconds)
+    return replace(timing, shipped_seconds=shipped)
 
 
 def _create(batch_size: int, width: int) -> tuple[tuple[Generator, Discriminator], Tensor, Tensor]:
@@ -293,14 +238,12 @@ def _time(
         name="sagan",
         precision=precision,
         seconds=mine,
-        images_per_second=DISCRIMINATOR_STEPS * len(own.real) / mine,
+        items=DISCRIMINATOR_STEPS * len(own.real),
         discriminator_seconds=seconds["discriminator"],
         generator_seconds=seconds["generator"],
         published_seconds=seconds["published"],
-        speedup=seconds["published"] / mine,
         largest_difference=differences["published"],
         original_seconds=theirs,
-        original_speedup=None if theirs is None else theirs / mine,
         original_difference=differences.get("original"),
         peak_mb=costs["ours"][1],
         published_peak_mb=costs["published"][1],
@@ -308,7 +251,6 @@ def _time(
         multiply_adds=costs["ours"][0],
         published_multiply_adds=costs["published"][0],
         floor_seconds=floor,
-        floor_fraction=floor / mine,
         product_gflops=rate / 1e9,
         shares=shares,
     )
@@ -349,7 +291,3 @@ def _shares(iteration: Iteration, device: torch.device) -> dict[str, float]:
         iteration()
     iteration.clock = None
     return clock.shares
-
-
-def _or_dash(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

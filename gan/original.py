@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -20,9 +17,10 @@ from torch import nn
 from gan.discriminator import ATTENTION_AFTER_BLOCK, Discriminator
 from gan.generator import Generator
 from gan.reference import studiogan_names
+from shared_attn.checkout import importable
 
 FILES = ("src/models/resnet.py", "src/utils/ops.py")
-NAMES = ("models", "models.resnet", "utils", "utils.ops", "utils.misc")
+PACKAGES = ("models", "utils")
 
 
 def load_original(path: str | Path, generator: Generator, discriminator: Discriminator) -> tuple[nn.Module, nn.Module]:
@@ -41,7 +39,9 @@ def load_original(path: str | Path, generator: Generator, discriminator: Discrim
     check_checkout(path)
     folder = Path(path)
     try:
-        with _importable(folder / "src"):
+        stand_in = ModuleType("utils.misc")
+        stand_in.dummy_context_mgr = contextlib.nullcontext  # type: ignore[attr-defined]
+        with importable(folder / "src", PACKAGES, {"utils.misc": stand_in}):
             networks = _build(generator, discriminator)
         for theirs, ours in zip(networks, (generator, discriminator), strict=True):
             names, state = studiogan_names(ours), ours.state_dict()
@@ -109,24 +109,3 @@ def _build(generator: Generator, discriminator: Discriminator) -> tuple[nn.Modul
         MODEL=model,
     )
     return theirs, judge
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """The checkout's `models` and `utils` can be imported while this lasts; then no one finds them."""
-    hidden = {
-        name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in ("models", "utils")
-    }
-    stand_in = ModuleType("utils.misc")
-    stand_in.dummy_context_mgr = contextlib.nullcontext  # type: ignore[attr-defined]
-    sys.modules["utils.misc"] = stand_in
-    sys.path.insert(0, str(folder.resolve()))
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = writes
-        sys.path.remove(str(folder.resolve()))
-        for name in NAMES:
-            sys.modules.pop(name, None)
-        sys.modules.update(hidden)

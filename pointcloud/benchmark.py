@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,78 +21,15 @@ from shared_attn.memory import measure_peak_bytes
 from shared_attn.runtime.compilation import compile_network
 from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.step_clock import PartClock, product_rate
+from shared_attn.step_timing import StepTiming
 
 NETWORKS = {"pct": "offset", "eat": "external"}
 
 
-@dataclass(frozen=True)
-class StepTiming:
-    """A training step (forward, backward, SGD) of one network.
+class CloudStepTiming(StepTiming):
+    """A training step (forward, backward, SGD) of a classifier. `original` is PCT_Pytorch, for EAT too."""
 
-    Seconds are medians. `published` is the same network in the published order of operations, `original` PCT_Pytorch's
-    own code from a checkout (for EAT too: there is no original EAT), both in fp32; all with freed memory kept in the
-    process, `shipped` without. The floor is the time of the step's matrix products alone, at the rate that a large
-    product reaches on the same device in the same precision.
-    """
-
-    name: str
-    precision: str
-    seconds: float
-    clouds_per_second: float
-    published_seconds: float
-    speedup: float
-    """Published over this package's."""
-    largest_difference: float
-    """Of the logits of both in training mode, relative to their standard deviation."""
-    original_seconds: float | None
-    original_speedup: float | None
-    peak_mb: float
-    """Most memory of tensors in a step at one time, in 1e6 bytes."""
-    published_peak_mb: float
-    original_peak_mb: float | None
-    floor_seconds: float
-    floor_fraction: float
-    """Floor over seconds: 1 is a step of nothing but products."""
-    product_gflops: float
-    shares: Mapping[str, float] = field(default_factory=dict)
-    """Of each part of the step, forward and backward together."""
-    shipped_seconds: float | None = None
-    """Of the original's code as its users run it: in a process of its own, where freed memory goes back to the system.
-    Timed by itself, not in turns with the others."""
-    shipped_speedup: float | None = None
-
-    HEAD: ClassVar[str] = (
-        f"{'network':12}{'s a step':>10}{'clouds/s':>10}{'published':>11}{'x':>7}{'original':>10}{'x':>7}"
-        f"{'as shipped':>12}{'x':>7}"
-        f"{'peak MB':>9}{'published':>11}{'original':>10}{'% of floor':>12}"
-    )
-
-    def __str__(self) -> str:
-        """Lines under HEAD: the numbers, then the shares."""
-        own = [
-            f"{self.seconds:>10.3f}{self.clouds_per_second:>10.1f}{self.published_seconds:>11.3f}{self.speedup:>7.2f}"
-        ]
-        own += [f"{_or_dash(self.original_seconds, 3):>10}{_or_dash(self.original_speedup, 2):>7}"]
-        own += [f"{_or_dash(self.shipped_seconds, 3):>12}{_or_dash(self.shipped_speedup, 2):>7}"]
-        own += [f"{self.peak_mb:>9.0f}{self.published_peak_mb:>11.0f}{_or_dash(self.original_peak_mb, 0):>10}"]
-        own += [f"{100 * self.floor_fraction:>12.0f}"]
-        shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in self.shares.items())
-        return f"{self.name + ' ' + self.precision:12}{''.join(own)}\n    {shares}"
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """What a record holds, by names with network and precision."""
-        names = (
-            "seconds",
-            "clouds_per_second",
-            "speedup",
-            "original_speedup",
-            "shipped_speedup",
-            "peak_mb",
-            "floor_fraction",
-        )
-        found = {name: getattr(self, name) for name in names}
-        return {f"{self.name}_{self.precision}_{k}": v for k, v in found.items() if v is not None}
+    UNIT: ClassVar[str] = "clouds"
 
 
 def time_training_steps(
@@ -105,7 +42,7 @@ def time_training_steps(
     device: torch.device | None = None,
     compiled: bool = False,
     original: Path | None = None,
-) -> Iterator[StepTiming]:
+) -> Iterator[CloudStepTiming]:
     """Times a step of PCT and EAT, in this package's form and in the published one, and the original's.
 
     All hold the same weights (PCT's); they take turns, so that a busy machine slows all of them alike.
@@ -132,8 +69,7 @@ def time_training_steps(
         shipped = call_in_new_process(_time_shipped, original, batch_size, num_points, repeats, threads)
     for name, model in models.items():
         timing = _time(name, model, rival, points, label, repeats, precision, compiled)
-        ratio = None if shipped is None else shipped / timing.seconds
-        yield replace(timing, shipped_seconds=shipped, shipped_speedup=ratio)
+        yield replace(timing, shipped_seconds=shipped)
 
 
 def _create_batch(batch_size: int, num_points: int) -> tuple[Tensor, Tensor]:
@@ -165,7 +101,7 @@ def _time(
     repeats: int,
     precision: str,
     compiled: bool,
-) -> StepTiming:
+) -> CloudStepTiming:
     device, twin = points.device, create_published_twin(model)
     with torch.no_grad():
         logits, expected = model(points), twin(points)
@@ -185,21 +121,18 @@ def _time(
     own, theirs = seconds["ours"], seconds.get("original")
     rate = product_rate(device, precision)
     floor = 3 * 2 * multiply_adds / rate  # the backward has two products for each of the forward's
-    return StepTiming(
+    return CloudStepTiming(
         name=name,
         precision=precision,
         seconds=own,
-        clouds_per_second=len(points) / own,
+        items=len(points),
         published_seconds=seconds["published"],
-        speedup=seconds["published"] / own,
         largest_difference=float((logits - expected).abs().max() / expected.std()),
         original_seconds=theirs,
-        original_speedup=None if theirs is None else theirs / own,
         peak_mb=peaks["ours"],
         published_peak_mb=peaks["published"],
         original_peak_mb=peaks.get("original"),
         floor_seconds=floor,
-        floor_fraction=floor / own,
         product_gflops=rate / 1e9,
         shares=shares,
     )
@@ -227,7 +160,3 @@ def _shares(model: PointClassifier, step: Callable[[], None], device: torch.devi
             step()
             clock.mark(REST)
     return clock.shares
-
-
-def _or_dash(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

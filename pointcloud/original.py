@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from pointcloud.classifier import PointClassifier
 from pointcloud.geometry import farthest_points
 from pointcloud.reference import PAIRS
+from shared_attn.checkout import importable
 
 FILES = ("model.py", "util.py")
 
@@ -51,8 +49,9 @@ def load_original(path: str | Path, model: PointClassifier) -> OriginalClassifie
         raise FileNotFoundError(f"--original {folder}: no {' and no '.join(missing)}, expected a PCT_Pytorch checkout")
     dropout = next((layer.p for layer in model.head if isinstance(layer, nn.Dropout)), 0.0)
     classes = model.head[-1].out_features
+    stand_ins = {} if importlib.util.find_spec("pointnet2_ops") and torch.cuda.is_available() else _sampling()
     try:
-        with _importable(folder):
+        with importable(folder, ("model", "util"), stand_ins):
             network = importlib.import_module("model").Pct(SimpleNamespace(dropout=dropout), output_channels=classes)
         network.load_state_dict(_renamed(network.state_dict(), model.state_dict()))
     except (ImportError, AttributeError, KeyError, RuntimeError, TypeError, SyntaxError) as error:
@@ -69,24 +68,6 @@ def _renamed(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Te
         owner, _, leaf = name.rpartition(".")
         found[name] = ours[f"{PAIRS[owner.replace('q_conv', 'k_conv')]}.{leaf}"].detach().clone().reshape(value.shape)
     return found
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """`import model` and `import util` find the checkout's files, which keep what they imported; then no one does."""
-    hidden: dict[str, ModuleType] = {name: sys.modules.pop(name) for name in ("model", "util") if name in sys.modules}
-    stand_in = {} if importlib.util.find_spec("pointnet2_ops") and torch.cuda.is_available() else _sampling()
-    sys.modules.update(stand_in)
-    sys.path.insert(0, str(folder.resolve()))
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = writes
-        sys.path.remove(str(folder.resolve()))
-        for name in ("model", "util", *stand_in):
-            sys.modules.pop(name, None)
-        sys.modules.update(hidden)
 
 
 def _sampling() -> dict[str, ModuleType]:

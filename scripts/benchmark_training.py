@@ -7,7 +7,7 @@ generator. Also prints each part's share, peak memory, and the distance to the t
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ def main() -> None:
     started = time.perf_counter()
     from gan.benchmark import IterationTiming, time_training_iteration
     from gan.original import check_checkout
-    from pointcloud.benchmark import StepTiming, time_training_steps
+    from pointcloud.benchmark import CloudStepTiming, time_training_steps
     from shared_attn.runtime.launch import create_fabric
     from shared_attn.runtime.records import write_benchmark
 
@@ -59,17 +59,17 @@ def main() -> None:
     points = {"batch_size": options.batch_size, "num_points": options.num_points, "original": options.original}
     images = {"batch_size": options.images, "width": options.width, "original": options.studiogan}
     metrics, tables = dict[str, float](), dict[str, list[dict[str, Any]]]()
-    for family, head in {"points": StepTiming, "gan": IterationTiming}.items():
+    for family, head in {"points": CloudStepTiming, "gan": IterationTiming}.items():
         if options.model not in (family, "both"):
             continue
-        print(head.HEAD)
+        print(head.head())
         rows = tables[f"training_{'step' if family == 'points' else 'iteration'}"] = []
         for precision in ("fp32", "bf16") if options.precision == "both" else (options.precision,):
             shared |= {"precision": precision, "compiled": options.compile}
             steps = time_training_steps(**points, **shared) if family == "points" else None
             for timing in steps or [time_training_iteration(**images, **shared)]:
                 print(timing, flush=True)
-                rows.append(asdict(timing))
+                rows.append(timing.row)
                 metrics |= timing.metrics
     if options.json is not None:
         run_facts = {"seconds": time.perf_counter() - started, "device": device.type}

@@ -143,7 +143,7 @@ def test_twins_share_no_weight_with_their_networks() -> None:
 def test_timing_says_what_was_measured(precision: str) -> None:
     row = time_training_iteration(batch_size=2, width=8, repeats=1, precision=precision)
     assert row.name == "sagan" and row.precision == precision
-    assert row.images_per_second == pytest.approx(2 * DISCRIMINATOR_STEPS / row.seconds)
+    assert row.items_per_second == pytest.approx(2 * DISCRIMINATOR_STEPS / row.seconds)
     assert row.speedup == pytest.approx(row.published_seconds / row.seconds)
     assert row.floor_fraction == pytest.approx(row.floor_seconds / row.seconds)
     assert row.floor_seconds * row.product_gflops * 1e9 == pytest.approx(2 * row.multiply_adds)
@@ -152,7 +152,7 @@ def test_timing_says_what_was_measured(precision: str) -> None:
     assert row.original_seconds is row.original_peak_mb is None and "%" in str(row)
     assert f"sagan_{precision}_speedup" in row.metrics
     assert sum(row.shares.values()) == pytest.approx(1) and "spectral norm, forward" in row.shares
-    assert len(IterationTiming.HEAD) == len(str(row).splitlines()[0])
+    assert len(IterationTiming.head()) == len(str(row).splitlines()[0])
 
 
 def test_numbers_that_no_benchmark_can_have_are_refused() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pointcloud.benchmark import REST, StepTiming, create_step, time_training_steps
+from pointcloud.benchmark import REST, CloudStepTiming, create_step, time_training_steps
 from pointcloud.classifier import PointClassifier
 from pointcloud.geometry import farthest_points
 from pointcloud.original import load_original
@@ -102,13 +102,13 @@ def test_timing_says_what_was_measured(precision: str) -> None:
     rows = list(time_training_steps(batch_size=2, num_points=64, repeats=1, precision=precision))
     assert [row.name for row in rows] == ["pct", "eat"]
     for row in rows:
-        assert row.clouds_per_second == pytest.approx(2 / row.seconds)
+        assert row.items_per_second == pytest.approx(2 / row.seconds)
         assert row.speedup == pytest.approx(row.published_seconds / row.seconds)
         assert row.floor_fraction == pytest.approx(row.floor_seconds / row.seconds)
         assert row.peak_mb < row.published_peak_mb
         assert row.original_seconds is row.original_peak_mb is None and "%" in str(row)
         assert f"{row.name}_{precision}_speedup" in row.metrics
-    assert len(StepTiming.HEAD) == len(str(rows[0]).splitlines()[0])
+    assert len(CloudStepTiming.head()) == len(str(rows[0]).splitlines()[0])
 
 
 def test_floor_counts_three_forwards_of_products() -> None:
