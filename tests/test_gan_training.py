@@ -368,4 +368,5 @@ def test_signals_and_resume_by_the_script_end_in_the_same_bits(blobs: Path, tmp_
     more = "--evaluate-every 480 --checkpoint-every 80"
     arguments = ["eagan-cifar10-small", "--data", str(blobs), *flags.split(), *more.split()]
     assert_stops_change_nothing("train_gan.py", arguments, (200, 520, 720), tmp_path)
-    assert [line["shown"] for line in lines(tmp_path / "pieces")] == list(range(8, 968, 8))
+    shown = [line["shown"] for line in lines(tmp_path / "pieces") if "generator_loss" in line]
+    assert shown == list(range(8, 968, 8))

@@ -19,8 +19,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TINY_GAN = "--images 64 --batch-size 16 --generator-width 4 --discriminator-width 4 --evaluate-every 64 --log-every 1"
 SHRINK = {
     "train_gan.py": f"{TINY_GAN} --evaluation-samples 8 --evaluation-references 8 --device cpu --precision fp32",
-    "sample_gan.py": "--count 4",
-    "evaluate_gan.py": "--count 4",
+    "sample_gan.py": "--count 8",
+    "evaluate_gan.py": "--count 8",
     "train_pointcloud.py": "--epochs 1 --warmup-epochs 0.1",
     "evaluate_pointcloud.py": "",
     "prepare_data.py": "",
