@@ -73,7 +73,7 @@ def main() -> None:
                 metrics |= timing.metrics
     if options.json is not None:
         run_facts = {"seconds": time.perf_counter() - started, "device": device.type}
-        write_benchmark(options.json, "training step", options, metrics, tables, **run_facts)
+        write_benchmark(options.json, f"training step, {options.model}", options, metrics, tables, **run_facts)
 
 
 if __name__ == "__main__":
