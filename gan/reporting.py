@@ -95,7 +95,6 @@ class Reporter:
         config, data, progress = self.config, self.data, self.progress
         finished = finish_generator(average, self.models["generator"], config.seed)
         self._draw_grid(finished)
-        self._measure_spectra(generator, discriminator)
         values: dict[str, float] = {}
         if self.network is not None:
             values = self._measure(finished)
@@ -106,6 +105,7 @@ class Reporter:
             progress.log(**values, **{f"raw_{name}": value for name, value in raw.items()})
             told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             progress.message(f"{progress.shown:,} images: {told}")
+        self._measure_spectra(generator, discriminator)
         header = {
             "kind": KIND,
             "model": self.models["generator"],
