@@ -51,7 +51,7 @@ def main() -> None:
     for seed in options.seeds:
         for value in values:
             finished.append(train(options, field, value, seed))
-        name = f"{options.preset}, {field.replace('_', ' ')} compared"
+        name = f"{options.preset}, {field.replace('_', ' ')} compared" if len(values) > 1 else f"{options.preset}, seeds"
         record = write_ablation(options.out / "record.json", finished, field, name=name)
     for row in record["table"]:
         metric = row["metrics"][0]
