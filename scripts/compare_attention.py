@@ -51,8 +51,8 @@ def main() -> None:
     for seed in options.seeds:
         for value in values:
             finished.append(train(options, field, value, seed))
-        name = f"{options.preset}, {field.replace('_', ' ')} compared" if len(values) > 1 else f"{options.preset}, seeds"
-        record = write_ablation(options.out / "record.json", finished, field, name=name)
+        told = f"{field.replace('_', ' ')} compared" if len(values) > 1 else "seeds"
+        record = write_ablation(options.out / "record.json", finished, field, name=f"{options.preset}, {told}")
     for row in record["table"]:
         metric = row["metrics"][0]
         spread = "" if row[metric]["std"] is None else f" ± {row[metric]['std']:.4f}"
