@@ -91,7 +91,8 @@ class Steps:
             penalise: add the gradient penalties, scaled up for the steps that go without.
 
         Returns:
-            (4,): the loss without its regularisations, mean real and mean generated logit, share judged rightly.
+            (4,): the loss without its regularisations, mean real and mean generated logit, share of images
+            (of pairs, where the loss is relativistic) judged rightly.
         """
         return self._train_discriminator[penalise](real, real_labels)
 
@@ -139,7 +140,10 @@ class Steps:
             loss = loss + config.penalty_every * self.penalty_scale * self._penalty(real_logits, fake_logits, seen)
         self._step("discriminator", loss)
         self.adaptation.update(real_logits, fake_logits)
-        right = (torch.cat([real_logits, -fake_logits]).detach() > 0).float().mean()
+        # A relativistic logit has no zero of its own: there a pair is right whose real image has the higher one.
+        paired = config.loss in NEEDS_REAL
+        margins = real_logits - fake_logits if paired else torch.cat([real_logits, -fake_logits])
+        right = (margins.detach() > 0).float().mean()
         return torch.stack([adversarial, real_logits.mean(), fake_logits.mean(), right]).detach()
 
     def _penalty(self, real_logits: Tensor, fake_logits: Tensor, seen: Tensor) -> Tensor:

@@ -132,6 +132,28 @@ def test_a_relativistic_step_pairs_images_of_one_class() -> None:
     assert set(asked.tolist()) == {0, 1, 2}
 
 
+def test_a_pair_is_right_by_its_difference_and_an_image_by_its_sign() -> None:
+    """Logits shifted far up: every generated image is above zero, but the pairs are told apart as before."""
+    shares = {}
+    for loss in ("relativistic", "hinge"):
+        steps = bare_steps(loss=loss)
+        with torch.no_grad():
+            steps.discriminator.head.weight.zero_()
+            steps.discriminator.embedding.weight.zero_()
+            steps.discriminator.embedding.weight[2] = 1e-3  # h is not negative: real images of class 2 stand above
+            steps.discriminator.head.bias.fill_(1e3)
+        real, labels = torch.rand(8, 3, 32, 32), torch.full((8,), 2)
+        if loss == "relativistic":
+            h = steps.discriminator(real, labels)
+            torch.manual_seed(5)
+            z, asked = steps._draw_latents(labels)
+            expected = float((h > steps.discriminator(steps.generator(z, asked), asked)).float().mean())
+        torch.manual_seed(5)
+        shares[loss] = float(steps.train_discriminator(real, labels, penalise=False)[3])
+    assert shares["hinge"] == 0.5
+    assert shares["relativistic"] == expected and expected != 0.5
+
+
 def test_a_generator_step_leaves_the_discriminator_without_gradients() -> None:
     for loss in LOSSES:
         steps = bare_steps(loss=loss)
