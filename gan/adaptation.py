@@ -32,15 +32,19 @@ class Adaptation(nn.Module):
         self.register_buffer("fake_level", torch.tensor(0.0))
 
     @torch.no_grad()
-    def update(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+    def update(self, real_logits: Tensor, fake_logits: Tensor, margins: Tensor) -> None:
         """Take in the logits (B,) of a discriminator step; those of all processes count.
 
         A discriminator that is sure of the training images (a high mean sign) has begun to know them by heart: more
         augmentation; and less otherwise.
+
+        Args:
+            margins: (B,), above zero for each training image that was recognised: the real logits, or where the loss is
+                relativistic their distance from the generated ones.
         """
         means = [real_logits.mean(), fake_logits.mean()]
         if self.target:
-            means.append(real_logits.sign().mean())
+            means.append(margins.sign().mean())
         real_level, fake_level, *signs = average_over_processes(*means)
         for sign in signs:
             shown = len(real_logits) * count_processes()

@@ -139,10 +139,10 @@ class Steps:
         if penalise:
             loss = loss + config.penalty_every * self.penalty_scale * self._penalty(real_logits, fake_logits, seen)
         self._step("discriminator", loss)
-        self.adaptation.update(real_logits, fake_logits)
         # A relativistic logit has no zero of its own: there a pair is right whose real image has the higher one.
         paired = config.loss in NEEDS_REAL
         margins = real_logits - fake_logits if paired else torch.cat([real_logits, -fake_logits])
+        self.adaptation.update(real_logits, fake_logits, margins[:B])
         right = (margins.detach() > 0).float().mean()
         return torch.stack([adversarial, real_logits.mean(), fake_logits.mean(), right]).detach()
 

@@ -165,16 +165,16 @@ def test_a_generator_step_leaves_the_discriminator_without_gradients() -> None:
 def test_adaptive_strength_rises_with_a_sure_discriminator_and_stays_within_bounds() -> None:
     adaptation = Adaptation(probability=0.5, target=0.6, images=100)
     sure, unsure = torch.tensor([1.0] * 9 + [-1.0]), torch.tensor([1.0] * 7 + [-1.0] * 3)  # mean signs 0.8 and 0.4
-    adaptation.update(sure, -sure)
+    adaptation.update(sure, -sure, sure)
     assert float(adaptation.probability) == pytest.approx(0.6)
     for _ in range(2):
-        adaptation.update(unsure, unsure)
+        adaptation.update(sure, sure, unsure)
     assert float(adaptation.probability) == pytest.approx(0.4)
     for _ in range(20):
-        adaptation.update(sure, sure)
+        adaptation.update(sure, sure, sure)
     assert float(adaptation.probability) == 1
     fixed = Adaptation(probability=0.5, target=0, images=100)
-    fixed.update(sure, sure)
+    fixed.update(sure, sure, sure)
     assert float(fixed.probability) == 0.5
     assert float(fixed.real_level) == pytest.approx(0.01 * 0.8)
 
