@@ -165,7 +165,6 @@ def test_another_classifier_has_another_name(config: ClassifierConfig) -> None:
     assert values[f"fd_{network.name}_48_train"] == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.skipif(not (SHIPPED / "cifar10net.safetensors").is_file(), reason="no classifier is shipped")
 def test_shipped_classifier_is_as_good_as_its_record_says(shared_data: Path) -> None:
     network, header, path = load_classifier("cifar10net", CPU)
     record = json.loads((SHIPPED.parent / "records" / "cifar10net.json").read_text())
@@ -176,7 +175,6 @@ def test_shipped_classifier_is_as_good_as_its_record_says(shared_data: Path) -> 
     assert accuracy(network, part, CPU) == pytest.approx(header["metrics"]["test_accuracy"], abs=0.04)
 
 
-@pytest.mark.skipif(not (SHIPPED / "cifar10net.safetensors").is_file(), reason="no classifier is shipped")
 def test_distance_on_the_shipped_classifier_grows_with_every_kind_of_damage(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
