@@ -6,7 +6,7 @@ An iteration is the paper's on CIFAR-10: five discriminator steps and one of the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from gan.generator import Generator
 from gan.losses import hinge_discriminator, hinge_generator
 from gan.original import load_original
 from gan.published import create_published_twins
-from shared_attn.benchmark import call_in_new_process, time_in_turns
+from shared_attn.benchmark import check_sizes, time_in_turns
 from shared_attn.complexity import count_multiply_adds
 from shared_attn.memory import measure_peak_bytes
 from shared_attn.runtime.host_memory import keep_freed_memory
@@ -143,7 +143,27 @@ class _Logits(nn.Module):
         return logits
 
 
-def time_training_iteration(
+def time_original(
+    original: Path, *, batch_size: int = 64, width: int = 64, repeats: int = 3, threads: int = 0
+) -> float:
+    """Median seconds of an iteration of the original's code on the CPU as its users run it: freed memory goes back.
+
+    So it must come first in a process: `time_steps` keeps freed memory from then on, for all it times.
+
+    Args:
+        original: folder of a checkout of PyTorch-StudioGAN.
+        batch_size, width, threads: as there.
+    """
+    check_sizes(images=(batch_size, 2), repeats=(repeats, 1))
+    if threads:
+        torch.set_num_threads(threads)
+    networks, real, labels = _create(batch_size, width)
+    generator, discriminator = load_original(original, *networks)
+    iteration = Iteration(generator.train(), _Logits(discriminator).train(), real, labels, num_classes=10, apart=True)
+    return time_in_turns({"original": iteration}, repeats, real.device)["original"] / 1e3
+
+
+def time_steps(
     *,
     batch_size: int = 64,
     width: int = 64,
@@ -153,7 +173,8 @@ def time_training_iteration(
     device: torch.device | None = None,
     compiled: bool = False,
     original: Path | None = None,
-) -> IterationTiming:
+    shipped_seconds: float | None = None,
+) -> Iterator[IterationTiming]:
     """Times an iteration of SAGAN on CIFAR-10 in this package's form, in the published one, and the original's.
 
     All hold the same weights, and the discriminator has the original's in-place activations. They take turns, so that
@@ -166,10 +187,9 @@ def time_training_iteration(
         threads: CPU threads; 0 leaves them as they are.
         compiled: this package's form goes through torch.compile.
         original: folder of a checkout of PyTorch-StudioGAN.
+        shipped_seconds: what `time_original` measured, for the report.
     """
-    for flag, value, least in (("images", batch_size, 2), ("repeats", repeats, 1)):
-        if value < least:
-            raise ValueError(f"--{flag} {value}: expected at least {least}")
+    check_sizes(images=(batch_size, 2), repeats=(repeats, 1))
     device = device or torch.device("cpu")
     keep_freed_memory()
     if threads:
@@ -186,11 +206,7 @@ def time_training_iteration(
             network.to(device).train()
     others = {name: Iteration(*pair, real, labels, num_classes=10, apart=True) for name, pair in twins.items()}
     own = Iteration(*networks, real, labels, num_classes=10, precision=precision)
-    timing = _time(own, others, differences, repeats, compiled)
-    if original is None or device.type != "cpu":
-        return timing
-    shipped = call_in_new_process(_time_shipped, original, batch_size, width, repeats, torch.get_num_threads())
-    return replace(timing, shipped_seconds=shipped)
+    yield replace(_time(own, others, differences, repeats, compiled), shipped_seconds=shipped_seconds)
 
 
 def _create(batch_size: int, width: int) -> tuple[tuple[Generator, Discriminator], Tensor, Tensor]:
@@ -202,15 +218,6 @@ def _create(batch_size: int, width: int) -> tuple[tuple[Generator, Discriminator
         nn.init.constant_(network.get_parameter("attention.gate"), 0.1)  # at 0 the attention would have no gradient
     real = torch.rand(batch_size, 3, 32, 32) * 2 - 1
     return (generator, discriminator), real, torch.randint(10, (batch_size,))
-
-
-def _time_shipped(original: Path, batch_size: int, width: int, repeats: int, threads: int) -> float:
-    """Median seconds of an iteration of the original's code in this process, as it is."""
-    torch.set_num_threads(threads)
-    networks, real, labels = _create(batch_size, width)
-    generator, discriminator = load_original(original, *networks)
-    iteration = Iteration(generator.train(), _Logits(discriminator).train(), real, labels, num_classes=10, apart=True)
-    return time_in_turns({"original": iteration}, repeats, real.device)["original"] / 1e3
 
 
 def _time(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,33 +48,33 @@ class Options:
 def main() -> None:
     options = parse(Options, description=__doc__ or "")
     started = time.perf_counter()
-    from gan.benchmark import IterationTiming, time_training_iteration
+    from gan import benchmark as gan_benchmark
     from gan.original import check_checkout
-    from pointcloud.benchmark import CloudStepTiming, time_training_steps
+    from pointcloud import benchmark as point_benchmark
     from shared_attn.runtime.launch import create_fabric
     from shared_attn.runtime.records import write_benchmark
+    from shared_attn.step_timing import print_timings
 
     check_checkout(options.studiogan)
     device = create_fabric(options.device, "fp32").device
-    shared: dict[str, Any] = {name: getattr(options, name) for name in ("repeats", "threads")} | {"device": device}
+    shared: dict[str, Any] = {"repeats": options.repeats, "threads": options.threads}
     points = {"batch_size": options.batch_size, "num_points": options.num_points, "original": options.original}
     images = {"batch_size": options.images, "width": options.width, "original": options.studiogan}
+    families = {"points": (point_benchmark, shared | points), "gan": (gan_benchmark, shared | images)}
+    chosen = {name: family for name, family in families.items() if options.model in (name, "both")}
+    for benchmark, sizes in chosen.values():  # first of all, while freed memory still goes back to the system
+        if sizes["original"] is not None and device.type == "cpu":
+            sizes["shipped_seconds"] = benchmark.time_original(**sizes)
     metrics, tables = dict[str, float](), dict[str, list[dict[str, Any]]]()
-    for family, head in {"points": CloudStepTiming, "gan": IterationTiming}.items():
-        if options.model not in (family, "both"):
-            continue
-        print(head.head())
-        rows = tables[f"training_{'step' if family == 'points' else 'iteration'}"] = []
-        for precision in ("fp32", "bf16") if options.precision == "both" else (options.precision,):
-            shared |= {"precision": precision, "compiled": options.compile}
-            steps = time_training_steps(**points, **shared) if family == "points" else None
-            for timing in steps or [time_training_iteration(**images, **shared)]:
-                print(timing, flush=True)
-                rows.append(timing.row)
-                metrics |= timing.metrics
+    precisions = ("fp32", "bf16") if options.precision == "both" else (options.precision,)
+    for name, (benchmark, sizes) in chosen.items():
+        sizes |= {"device": device, "compiled": options.compile}
+        timings = print_timings(chain.from_iterable(benchmark.time_steps(**sizes, precision=p) for p in precisions))
+        tables[f"training_{'step' if name == 'points' else 'iteration'}"] = [timing.row for timing in timings]
+        metrics |= {key: value for timing in timings for key, value in timing.metrics.items()}
     if options.json is not None:
-        run_facts = {"seconds": time.perf_counter() - started, "device": device.type}
-        write_benchmark(options.json, f"training step, {options.model}", options, metrics, tables, **run_facts)
+        seconds, name = time.perf_counter() - started, f"training step, {options.model}"
+        write_benchmark(options.json, name, options, metrics, tables, seconds=seconds, device=device.type)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ Legend: B batch, N tokens, C channels, H W grid.
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +20,7 @@ from shared_attn import create_attention
 from shared_attn.complexity import attention_cost
 from shared_attn.memory import measure_peak_bytes
 
-__all__ = ["VariantTiming", "call_in_new_process", "forward_pass", "time_in_turns", "time_variants", "training_step"]
-
-Result = TypeVar("Result")
+__all__ = ["VariantTiming", "check_sizes", "forward_pass", "time_in_turns", "time_variants", "training_step"]
 
 
 @dataclass(frozen=True)
@@ -113,10 +109,18 @@ def time_in_turns(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def call_in_new_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """What a function of a module returns in a process of its own, in which nothing has been set or warmed up."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+def check_sizes(**sizes: tuple[int, int]) -> None:
+    """Refuses sizes below the least that can be timed.
+
+    Args:
+        sizes: by the flag's name without dashes in front, a value and the least it may be.
+
+    Raises:
+        ValueError: for one below it.
+    """
+    for flag, (value, least) in sizes.items():
+        if value < least:
+            raise ValueError(f"--{flag} {value}: expected at least {least}")
 
 
 def _median_ms(function: Callable[[], object], repeats: int, device: torch.device) -> float:

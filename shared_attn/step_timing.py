@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-__all__ = ["StepTiming"]
+__all__ = ["StepTiming", "print_timings"]
 
 METRICS = ("seconds", "speedup", "original_speedup", "shipped_speedup", "peak_mb", "floor_fraction")
+Timing = TypeVar("Timing", bound="StepTiming")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,8 @@ class StepTiming:
 
     Seconds are medians. `published` is the same network in the published order of operations, `original` the original's
     own code from a checkout, both in fp32; all with freed memory kept in the process. `shipped` is the original's code
-    as its users run it: in a process of its own, where freed memory goes back to the system; timed by itself, not in
-    turns with the others. The floor is the time of the step's products alone, at the rate that a large product reaches
+    as its users run it, freed memory going back to the system: timed first in the same process, not in turns with the
+    others. The floor is the time of the step's products alone, at the rate that a large product reaches
     on the same device in the same precision. Memory is the most that tensors take at one time, in 1e6 bytes.
     """
 
@@ -95,6 +96,17 @@ class StepTiming:
         """A record's metrics, by names with network and precision."""
         found = {name: self.row[name] for name in (*METRICS, f"{self.UNIT}_per_second")}
         return {f"{self.name}_{self.precision}_{key}": value for key, value in found.items() if value is not None}
+
+
+def print_timings(timings: Iterable[Timing]) -> list[Timing]:
+    """Prints a table's head, and each line as soon as it is measured; returns what it printed."""
+    printed: list[Timing] = []
+    for timing in timings:
+        if not printed:
+            print(timing.head())
+        print(timing, flush=True)
+        printed.append(timing)
+    return printed
 
 
 def _or_dash(value: float | None, digits: int) -> str:

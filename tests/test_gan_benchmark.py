@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan.benchmark import DISCRIMINATOR_STEPS, IterationTiming, time_training_iteration
+from gan.benchmark import DISCRIMINATOR_STEPS, IterationTiming, time_original, time_steps
 from gan.discriminator import Discriminator
 from gan.generator import Generator
 from gan.losses import hinge_generator
 from gan.original import load_original
 from gan.published import create_published_twins
 from shared_attn.runtime.result_tables import record_table
+from shared_attn.step_timing import print_timings
 
 # Not the original's code: networks of a few of its parameters, which ask for what they import.
 RESNET = """
@@ -141,7 +142,7 @@ def test_twins_share_no_weight_with_their_networks() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16"])
 def test_timing_says_what_was_measured(precision: str) -> None:
-    row = time_training_iteration(batch_size=2, width=8, repeats=1, precision=precision)
+    row = next(time_steps(batch_size=2, width=8, repeats=1, precision=precision))
     assert row.name == "sagan" and row.precision == precision
     assert row.items_per_second == pytest.approx(2 * DISCRIMINATOR_STEPS / row.seconds)
     assert row.speedup == pytest.approx(row.published_seconds / row.seconds)
@@ -157,9 +158,21 @@ def test_timing_says_what_was_measured(precision: str) -> None:
 
 def test_numbers_that_no_benchmark_can_have_are_refused() -> None:
     with pytest.raises(ValueError, match="--images 1: expected at least 2"):
-        time_training_iteration(batch_size=1)
+        next(time_steps(batch_size=1))
     with pytest.raises(ValueError, match="--repeats 0: expected at least 1"):
-        time_training_iteration(repeats=0)
+        next(time_steps(repeats=0))
+    with pytest.raises(ValueError, match="--images 1: expected at least 2"):
+        time_original(Path("nowhere"), batch_size=1)
+
+
+def test_each_line_is_printed_as_soon_as_it_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    def measure() -> Iterator[IterationTiming]:
+        assert capsys.readouterr().out == ""
+        yield from time_steps(batch_size=2, width=8, repeats=1)
+        head, line, shares = capsys.readouterr().out.splitlines()
+        assert head == IterationTiming.head() and line.startswith("sagan fp32") and "%" in shares
+
+    assert [row.name for row in print_timings(measure())] == ["sagan"]
 
 
 @pytest.mark.slow

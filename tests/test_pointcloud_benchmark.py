@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pointcloud.benchmark import REST, CloudStepTiming, create_step, time_training_steps
+from pointcloud.benchmark import REST, CloudStepTiming, create_step, time_steps
 from pointcloud.classifier import PointClassifier
 from pointcloud.geometry import farthest_points
 from pointcloud.original import load_original
@@ -99,7 +99,7 @@ def test_parts_of_a_step_are_all_of_it_in_the_networks_order() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_timing_says_what_was_measured(precision: str) -> None:
-    rows = list(time_training_steps(batch_size=2, num_points=64, repeats=1, precision=precision))
+    rows = list(time_steps(batch_size=2, num_points=64, repeats=1, precision=precision))
     assert [row.name for row in rows] == ["pct", "eat"]
     for row in rows:
         assert row.items_per_second == pytest.approx(2 / row.seconds)
@@ -112,6 +112,6 @@ def test_timing_says_what_was_measured(precision: str) -> None:
 
 
 def test_floor_counts_three_forwards_of_products() -> None:
-    row = next(time_training_steps(batch_size=2, num_points=1024, repeats=1))
+    row = next(time_steps(batch_size=2, num_points=1024, repeats=1))
     operations = row.floor_seconds * row.product_gflops * 1e9
     assert operations / 2 / 3 / 2 / 1e6 == pytest.approx(2238 - 18.8 - (805 - 38), rel=0.03)  # millions a cloud
