@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +68,7 @@ def main() -> None:
     precisions = ("fp32", "bf16") if options.precision == "both" else (options.precision,)
     for name, (benchmark, sizes) in chosen.items():
         sizes |= {"device": device, "compiled": options.compile}
-        timings = print_timings(chain.from_iterable(benchmark.time_steps(**sizes, precision=p) for p in precisions))
+        timings = print_timings(timing for p in precisions for timing in benchmark.time_steps(**sizes, precision=p))
         tables[f"training_{'step' if name == 'points' else 'iteration'}"] = [timing.row for timing in timings]
         metrics |= {key: value for timing in timings for key, value in timing.metrics.items()}
     if options.json is not None:
