@@ -217,7 +217,8 @@ class _ExternalAttention(torch.autograd.Function):
         real: Tensor | None,
         eps: float,
     ) -> Tensor:
-        y, logits, log_mass = external_attention_saving(x, keys, values, value_bias, real, eps, _product_dtype(x))
+        ctx.product_dtype = _product_dtype(x)
+        y, logits, log_mass = external_attention_saving(x, keys, values, value_bias, real, eps, ctx.product_dtype)
         ctx.save_for_backward(x, keys, values, key_bias, value_bias, real, logits, log_mass)
         ctx.eps = eps
         return y
@@ -229,7 +230,16 @@ class _ExternalAttention(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph: the saved logits carry no graph, so make them again with one
             logits = None
         grad_x, grad_keys, grad_values = external_attention_gradients(
-            grad, x, keys, values, real, logits, log_mass, ctx.eps, needs=(need_x, need_keys, need_values)
+            grad,
+            x,
+            keys,
+            values,
+            real,
+            logits,
+            log_mass,
+            ctx.eps,
+            ctx.product_dtype,
+            needs=(need_x, need_keys, need_values),
         )
         grad_key_bias = torch.zeros_like(key_bias) if need_key_bias else None
         grad_value_bias = _sum_of_rows(grad, x).to(value_bias.dtype) if need_value_bias else None
@@ -269,6 +279,7 @@ def external_attention_gradients(
     logits: Tensor | None,
     log_mass: Tensor | None,
     eps: float,
+    product_dtype: torch.dtype,
     *,
     needs: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -276,6 +287,7 @@ def external_attention_gradients(
 
     Args:
         grad: of the output, zero where a token is not real; logits, log_mass: as saved, or None to make them again.
+        product_dtype: as the output's; also of the products with the output's gradient and of x's gradient.
         needs: which of the three to compute; the others are None.
     """
     grad_x = grad_keys = grad_values = None
@@ -284,20 +296,19 @@ def external_attention_gradients(
             logits, log_mass = _logits_and_mass(x, keys, real)
         shifted = logits - log_mass
         attention = _normalise_slots(shifted, eps)
-        grad = grad.to(attention.dtype)
+        exact, grad = attention.dtype, grad.to(product_dtype)
         if needs[0] or needs[1]:
-            grad_attention = grad @ values.to(grad.dtype)
-            inner = (attention * grad_attention).sum(dim=-1, keepdim=True)
-            grad_shifted = attention * (grad_attention - inner)
-            mass = shifted.exp() if real is None else shifted.exp() * real
-            grad_logits = grad_shifted - mass * grad_shifted.sum(dim=1, keepdim=True)
+            grad_attention = (grad @ values.to(grad.dtype)).to(exact)
+            # a (da - <a, da>_s), in one pass.
+            grad_shifted = torch.ops.aten._softmax_backward_data(grad_attention, attention, -1, exact)
+            mass = shifted.exp_() if real is None else shifted.exp_() * real
+            grad_logits = torch.addcmul(grad_shifted, mass, grad_shifted.sum(dim=1, keepdim=True), value=-1)
             if needs[0]:
-                grad_x = (grad_logits @ keys.to(grad.dtype)).to(x.dtype)
-            if needs[1]:
-                tokens = x.to(grad.dtype).flatten(0, -2)
-                grad_keys = (grad_logits.flatten(0, -2).mT @ tokens).to(keys.dtype)
+                grad_x = (grad_logits.to(grad.dtype) @ keys.to(grad.dtype)).to(x.dtype)
+            if needs[1]:  # the terms of this sum nearly cancel
+                grad_keys = (grad_logits.flatten(0, -2).mT @ x.to(exact).flatten(0, -2)).to(keys.dtype)
         if needs[2]:
-            grad_values = (grad.flatten(0, -2).mT @ attention.flatten(0, -2)).to(values.dtype)
+            grad_values = (grad.flatten(0, -2).mT @ attention.to(grad.dtype).flatten(0, -2)).to(values.dtype)
     return grad_x, grad_keys, grad_values
 
 

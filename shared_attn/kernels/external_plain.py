@@ -109,7 +109,7 @@ def backward(
     # With the gate on the values instead of the gradient, the sums below give the gate's gradient without y.
     gated = values.to(wide) if gate is None else values.to(wide) * gate
     grad_x, grad_keys, grad_values = external_attention_gradients(
-        attended, x, keys, gated, _attendable(mask), logits, mass, eps
+        attended, x, keys, gated, _attendable(mask), logits, mass, eps, wide
     )
     assert grad_x is not None and grad_values is not None
     grad_bias = None if value_bias is None else attended.sum(dim=(0, 1))
