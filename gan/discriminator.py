@@ -5,6 +5,7 @@ Legend: B batch, C channels, H W grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.initialization import initialize, spectral_weights
+from gan.layouts import choose_channels
 from gan.resampling import DownsampleConv2d
 from shared_attn.feature_map import FeatureMapAttention
 from shared_attn.functional import full_precision
@@ -60,10 +62,10 @@ class DiscriminatorBlock(nn.Module):
 class Discriminator(nn.Module):
     """A logit for each image, given its class: psi(h) + <embedding(class), h>, h summed over the pixels.
 
-    Args: as `gan.generator.Generator`, and `inplace_relu` as in `DiscriminatorBlock`.
+    Args: as `gan.generator.Generator` (`channels` after each block), and `inplace_relu` as in `DiscriminatorBlock`.
 
     Raises:
-        ValueError: for an image size without a layout, or an unknown attention.
+        ValueError: for an image size without a layout, channels that do not fit it, or an unknown attention.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Discriminator(nn.Module):
         image_size: int = 32,
         num_classes: int = 10,
         width: int = 64,
+        channels: Sequence[int] = (),
         attention: str = "external",
         attention_options: dict[str, Any] | None = None,
         spectral_norm: bool = True,
@@ -79,9 +82,7 @@ class Discriminator(nn.Module):
         inplace_relu: bool = False,
     ):
         super().__init__()
-        if image_size not in CHANNELS:
-            raise ValueError(f"image_size {image_size}: expected one of {', '.join(map(str, CHANNELS))}")
-        channels = [3] + [width * multiple for multiple in CHANNELS[image_size]]
+        channels = [3, *choose_channels(channels, CHANNELS, image_size, width)]
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(c_in, c_out, downsample=downsample, first=number == 0, inplace_relu=inplace_relu)
             for number, (c_in, c_out, downsample) in enumerate(

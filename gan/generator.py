@@ -8,6 +8,7 @@ everywhere, attention at a quarter to a half of the final size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.initialization import initialize, spectral_weights
+from gan.layouts import choose_channels
 from gan.resampling import UpsampleConv2d
 from shared_attn.feature_map import FeatureMapAttention
 
@@ -63,6 +65,7 @@ class Generator(nn.Module):
         image_size: 32, 64 or 128 pixels.
         num_classes: classes to condition on; 1 makes an unconditional generator.
         width: the paper's 64; smaller makes networks that a CPU can train.
+        channels: after the first linear map and after each block, in place of the paper's multiples of the width.
         latent_dim: size of z, drawn from a unit normal distribution.
         attention: a name of `shared_attn.list_attentions()`; "none" leaves attention out.
         attention_options: keywords of that attention.
@@ -73,7 +76,7 @@ class Generator(nn.Module):
         class_names: names of the classes, and `header`: the weights' description, set by `gan.load_generator`.
 
     Raises:
-        ValueError: for an image size without a layout, or an unknown attention.
+        ValueError: for an image size without a layout, channels that do not fit it, or an unknown attention.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Generator(nn.Module):
         image_size: int = 32,
         num_classes: int = 10,
         width: int = 64,
+        channels: Sequence[int] = (),
         latent_dim: int = 128,
         attention: str = "external",
         attention_options: dict[str, Any] | None = None,
@@ -89,9 +93,7 @@ class Generator(nn.Module):
         attention_spectral_norm: bool = True,
     ):
         super().__init__()
-        if image_size not in CHANNELS:
-            raise ValueError(f"image_size {image_size}: expected one of {', '.join(map(str, CHANNELS))}")
-        channels = [width * multiple for multiple in CHANNELS[image_size]]
+        channels = choose_channels(channels, CHANNELS, image_size, width)
         self.image_size, self.num_classes, self.latent_dim = image_size, num_classes, latent_dim
         self.attention_after = ATTENTION_AFTER_BLOCK[image_size]
         self.class_names = [str(number) for number in range(num_classes)]

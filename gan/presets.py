@@ -42,6 +42,10 @@ class GanConfig:
     """the generator's width, 64 in the paper; its layers are multiples of it"""
     discriminator_width: int = 64
     """the discriminator's width, 64 in the paper"""
+    generator_channels: tuple[int, ...] = ()
+    """channels after the generator's first map and after each block; none given: the paper's multiples of the width"""
+    discriminator_channels: tuple[int, ...] = ()
+    """channels after each of the discriminator's blocks; none given: the paper's multiples of the width"""
     inplace_relu: bool = False
     """let the discriminator's skips see relu(x), as implementations with in-place ReLU do; for comparison only"""
     loss: Literal["hinge", "logistic", "relativistic"] = "hinge"
@@ -62,6 +66,8 @@ class GanConfig:
     """images a step, real and generated each"""
     discriminator_steps: int = 5
     """discriminator steps a generator step"""
+    reuse_generated: bool = False
+    """the generator learns from the images that the discriminator has just judged: one forward pass less a step"""
     generator_lr: float = 2e-4
     """Adam's rate for the generator"""
     discriminator_lr: float = 2e-4
@@ -261,10 +267,18 @@ def check_config(config: GanConfig) -> None:
     for name in ("decay_from", "ema_decay", "augment_probability", "augment_target"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number from 0 to 1")
-    if config.augment_target and not config.augment:
-        raise ValueError(f"--augment-target {config.augment_target}: nothing to adapt without --augment")
-    if config.evaluation_references == 1:
-        raise ValueError("--evaluation-references 1: expected 0 (all) or at least 2")
+    alone = config.discriminator_steps == 1 and not config.cuda_graphs
+    conflicts = (
+        (
+            config.reuse_generated and not alone,
+            "--reuse-generated: expected --discriminator-steps 1, no --cuda-graphs",
+        ),
+        (config.augment_target and not config.augment, "--augment-target: nothing to adapt without --augment"),
+        (config.evaluation_references == 1, "--evaluation-references 1: expected 0 (all) or at least 2"),
+    )
+    for found, message in conflicts:
+        if found:
+            raise ValueError(message)
     if not all(0 <= beta < 1 for beta in config.betas):
         raise ValueError(f"--betas {config.betas[0]} {config.betas[1]}: expected numbers from 0 to below 1")
     if config.image_size not in IMAGE_SIZES:

@@ -72,6 +72,7 @@ class Steps:
         # Fixed at full strength, augmentation needs no choice of images.
         fixed = config.augment_probability >= 1 and not config.augment_target
         self.probability: Tensor | float = 1.0 if fixed else adaptation.probability
+        self._generated: tuple[Tensor, Tensor] | None = None  # images and classes that the generator's step will reuse
         self._train_discriminator: dict[bool, Step] = {
             penalise: partial(self._update_discriminator, penalise=penalise) for penalise in (False, True)
         }
@@ -84,7 +85,7 @@ class Steps:
         """One update of the discriminator, which sees real and generated images in one batch.
 
         No gradient reaches the generator, whose batch norm uses the batch's own statistics (its running ones are
-        estimated when it is finished).
+        estimated when it is finished). Where the images are reused, their graph is kept for `train_generator`.
 
         Args:
             real: (B, 3, H, W) in [-1, 1], and their classes (B,).
@@ -107,19 +108,27 @@ class Steps:
         """
         return self._train_generator(real, real_labels)
 
-    def _draw_latents(self, real_labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Latent vectors (B, Z) for as many images, and their classes (B,): any, or those of the pairs' real images."""
+    def _generate(self, real_labels: Tensor, *, learns: bool) -> tuple[Tensor, Tensor]:
+        """As many images (B, 3, H, W), and their classes (B,): any, or those of the pairs' real images.
+
+        Args:
+            learns: keep the graph of a forward pass whose gradients the generator will get.
+        """
         B, labels, device = len(real_labels), real_labels, self.device
         if self.config.loss not in NEEDS_REAL:
             labels = self.share.draw(partial(torch.randint, self.num_classes), B, device=device)
-        return self.share.draw(torch.randn, B, self.latent_dim, device=device), labels
+        z = self.share.draw(torch.randn, B, self.latent_dim, device=device)
+        if learns:
+            return self.generator(z, labels), labels
+        with torch.no_grad(), self.fabric.autocast():
+            return self.still["generator"](z, labels), labels
 
     def _update_discriminator(self, real: Tensor, real_labels: Tensor, *, penalise: bool) -> Tensor:
         config, B = self.config, len(real)
         self.discriminator.requires_grad_(True)
-        z, fake_labels = self._draw_latents(real_labels)
-        with torch.no_grad(), self.fabric.autocast():
-            fake = self.still["generator"](z, fake_labels)  # (B, 3, H, W)
+        fake, fake_labels = self._generate(real_labels, learns=config.reuse_generated)
+        if config.reuse_generated:
+            self._generated, fake = (fake, fake_labels), fake.detach()
         images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
         seen = augment(images, config.augment, self.probability, share=self.paired)
         if config.consistency:
@@ -156,8 +165,8 @@ class Steps:
     def _update_generator(self, real: Tensor, real_labels: Tensor) -> Tensor:
         config, B = self.config, len(real)
         self.discriminator.requires_grad_(False)
-        z, fake_labels = self._draw_latents(real_labels)
-        fake = self.generator(z, fake_labels)  # (B, 3, H, W)
+        fake, fake_labels = self._generated or self._generate(real_labels, learns=True)
+        self._generated = None
         images, labels, share = fake, fake_labels, self.share
         if config.loss in NEEDS_REAL:
             images, labels, share = torch.cat([real, fake]), torch.cat([real_labels, fake_labels]), self.paired

@@ -214,10 +214,16 @@ def describe_models(config: GanConfig, num_classes: int) -> dict[str, dict[str, 
         "attention_spectral_norm": config.attention_spectral_norm,
     }
     return {
-        "generator": {**shape, "width": config.generator_width, "spectral_norm": config.generator_spectral_norm},
+        "generator": {
+            **shape,
+            "width": config.generator_width,
+            "channels": config.generator_channels,
+            "spectral_norm": config.generator_spectral_norm,
+        },
         "discriminator": {
             **shape,
             "width": config.discriminator_width,
+            "channels": config.discriminator_channels,
             "spectral_norm": config.discriminator_spectral_norm,
             "inplace_relu": config.inplace_relu,
         },

@@ -125,10 +125,10 @@ def test_a_lazy_penalty_is_scaled_to_the_same_sum() -> None:
 def test_a_relativistic_step_pairs_images_of_one_class() -> None:
     steps = bare_steps(loss="relativistic")
     labels = torch.tensor([2, 0, 1, 1])
-    _, asked = steps._draw_latents(labels)
+    _, asked = steps._generate(labels, learns=False)
     assert torch.equal(asked, labels)
     torch.manual_seed(1)
-    _, asked = bare_steps(loss="hinge")._draw_latents(torch.zeros(64, dtype=torch.long))
+    _, asked = bare_steps(loss="hinge")._generate(torch.zeros(64, dtype=torch.long), learns=False)
     assert set(asked.tolist()) == {0, 1, 2}
 
 
@@ -146,8 +146,7 @@ def test_a_pair_is_right_by_its_difference_and_an_image_by_its_sign() -> None:
         if loss == "relativistic":
             h = steps.discriminator(real, labels)
             torch.manual_seed(5)
-            z, asked = steps._draw_latents(labels)
-            expected = float((h > steps.discriminator(steps.generator(z, asked), asked)).float().mean())
+            expected = float((h > steps.discriminator(*steps._generate(labels, learns=False))).float().mean())
         torch.manual_seed(5)
         shares[loss] = float(steps.train_discriminator(real, labels, penalise=False)[3])
     assert shares["hinge"] == 0.5
@@ -324,3 +323,25 @@ def test_finishing_a_generator_leaves_the_average_as_it_was() -> None:
     with torch.no_grad():
         by_batch, by_estimate = average.train()(z, labels), finished(z, labels)
     assert (by_batch - by_estimate).abs().mean() < 0.1 * by_batch.abs().mean()
+
+
+@pytest.mark.parametrize("loss", ["hinge", "relativistic"])
+def test_reused_images_give_the_generator_its_gradient_at_the_same_latent_vectors(loss: str) -> None:
+    """As if the same z were drawn again for a generator that stands still meanwhile, at one forward pass less."""
+    real, labels, gradients = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]), []
+    for reuse in (False, True):
+        steps = bare_steps(loss=loss, reuse_generated=reuse)
+        calls: list[bool] = []
+        steps.generator.register_forward_hook(lambda *_, calls=calls: calls.append(torch.is_grad_enabled()))
+        torch.manual_seed(1)
+        steps.train_discriminator(real, labels, penalise=False)
+        assert all(p.grad is None for p in steps.generator.parameters()), "the discriminator's loss stops at the images"
+        if not reuse:
+            torch.manual_seed(1)
+        steps.train_generator(real, labels)
+        gradients.append([p.grad.clone() for p in steps.generator.parameters() if p.grad is not None])
+        assert calls == ([True] if reuse else [False, True])
+        assert steps._generated is None
+    assert gradients[0] and len(gradients[0]) == len(gradients[1])
+    for apart, reused in zip(*gradients, strict=True):
+        torch.testing.assert_close(apart, reused)

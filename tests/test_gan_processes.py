@@ -57,7 +57,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "augment_target": 0.6,
         "augment_images": 100,
     },
-    "hinge": {**COMMON, "attention": "offset", "augment": tuple(POLICIES), "r1_gamma": 0.1, "penalty_every": 2},
+    "hinge": {**COMMON, "attention": "offset", "augment": tuple(POLICIES), "r1_gamma": 0.1, "penalty_every": 2}
+    | {"reuse_generated": True},
 }
 
 

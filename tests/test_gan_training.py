@@ -117,6 +117,11 @@ FULL = {
     "augment_probability": 0.5,
     "augment_target": 0.6,
     "augment_images": 100,
+    "generator_channels": (6, 4, 4, 2),
+    "discriminator_channels": (2, 4, 6, 6),
+    "batch_size": 8,
+    "discriminator_steps": 1,
+    "reuse_generated": True,
     "precision": "bf16",
 }
 
@@ -340,8 +345,10 @@ def test_every_preset_constructs(name: str) -> None:
         ({"r1_gamma": -1.0}, "--r1-gamma -1.0: expected 0 or more"),
         ({"lecam": float("nan")}, "--lecam nan: expected 0 or more"),
         ({"penalty_every": 0}, "--penalty-every 0: expected more than 0"),
+        ({"generator_channels": (4, 4, 4)}, "channels 4 4 4: expected 4 positive numbers at 32 pixels"),
+        ({"reuse_generated": True, "discriminator_steps": 2}, "--reuse-generated: expected --discriminator-steps 1"),
         ({"augment_target": 1.5}, "--augment-target 1.5: expected a number from 0 to 1"),
-        ({"augment_target": 0.6, "augment": ()}, "--augment-target 0.6: nothing to adapt without --augment"),
+        ({"augment_target": 0.6, "augment": ()}, "--augment-target: nothing to adapt without --augment"),
         ({"ema_decay": 1.5}, "--ema-decay 1.5: expected a number from 0 to 1"),
         ({"betas": (0.5, 1.0)}, "--betas 0.5 1.0"),
         ({"image_size": 48}, "--image-size 48: expected one of 32, 64, 128"),
