@@ -62,10 +62,10 @@ class DiscriminatorBlock(nn.Module):
 class Discriminator(nn.Module):
     """A logit for each image, given its class: psi(h) + <embedding(class), h>, h summed over the pixels.
 
-    Args: as `gan.generator.Generator` (`channels` after each block), and `inplace_relu` as in `DiscriminatorBlock`.
+    Args: as `gan.generator.Generator` (`multiples` after each block), and `inplace_relu` as in `DiscriminatorBlock`.
 
     Raises:
-        ValueError: for an image size without a layout, channels that do not fit it, or an unknown attention.
+        ValueError: for an image size without a layout, multiples that do not fit it, or an unknown attention.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Discriminator(nn.Module):
         image_size: int = 32,
         num_classes: int = 10,
         width: int = 64,
-        channels: Sequence[int] = (),
+        multiples: Sequence[int] = (),
         attention: str = "external",
         attention_options: dict[str, Any] | None = None,
         spectral_norm: bool = True,
@@ -82,7 +82,7 @@ class Discriminator(nn.Module):
         inplace_relu: bool = False,
     ):
         super().__init__()
-        channels = [3, *choose_channels(channels, CHANNELS, image_size, width)]
+        channels = [3, *choose_channels(width, multiples, CHANNELS, image_size)]
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(c_in, c_out, downsample=downsample, first=number == 0, inplace_relu=inplace_relu)
             for number, (c_in, c_out, downsample) in enumerate(

@@ -65,7 +65,7 @@ class Generator(nn.Module):
         image_size: 32, 64 or 128 pixels.
         num_classes: classes to condition on; 1 makes an unconditional generator.
         width: the paper's 64; smaller makes networks that a CPU can train.
-        channels: after the first linear map and after each block, in place of the paper's multiples of the width.
+        multiples: channels after the first linear map and after each block, in widths; none given: the paper's.
         latent_dim: size of z, drawn from a unit normal distribution.
         attention: a name of `shared_attn.list_attentions()`; "none" leaves attention out.
         attention_options: keywords of that attention.
@@ -76,7 +76,7 @@ class Generator(nn.Module):
         class_names: names of the classes, and `header`: the weights' description, set by `gan.load_generator`.
 
     Raises:
-        ValueError: for an image size without a layout, channels that do not fit it, or an unknown attention.
+        ValueError: for an image size without a layout, multiples that do not fit it, or an unknown attention.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Generator(nn.Module):
         image_size: int = 32,
         num_classes: int = 10,
         width: int = 64,
-        channels: Sequence[int] = (),
+        multiples: Sequence[int] = (),
         latent_dim: int = 128,
         attention: str = "external",
         attention_options: dict[str, Any] | None = None,
@@ -93,7 +93,7 @@ class Generator(nn.Module):
         attention_spectral_norm: bool = True,
     ):
         super().__init__()
-        channels = choose_channels(channels, CHANNELS, image_size, width)
+        channels = choose_channels(width, multiples, CHANNELS, image_size)
         self.image_size, self.num_classes, self.latent_dim = image_size, num_classes, latent_dim
         self.attention_after = ATTENTION_AFTER_BLOCK[image_size]
         self.class_names = [str(number) for number in range(num_classes)]

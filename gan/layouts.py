@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 
 
 def choose_channels(
-    channels: Sequence[int], multiples: Mapping[int, Sequence[int]], image_size: int, width: int
+    width: int, multiples: Sequence[int], papers: Mapping[int, Sequence[int]], image_size: int
 ) -> list[int]:
-    """The channels of a network's stages: those given, or else the multiples of its width for this image size.
+    """The channels of a network's stages: multiples of its width, those given or else the paper's for this image size.
 
     Raises:
-        ValueError: for an image size without a layout, or channels that do not fit it.
+        ValueError: for an image size without a layout, or multiples that do not fit it.
     """
-    if image_size not in multiples:
-        raise ValueError(f"image_size {image_size}: expected one of {', '.join(map(str, multiples))}")
-    layout = multiples[image_size]
-    if channels and (len(channels) != len(layout) or min(channels) < 1):
-        given = " ".join(map(str, channels))
-        raise ValueError(f"channels {given}: expected {len(layout)} positive numbers at {image_size} pixels")
-    return list(channels) or [width * multiple for multiple in layout]
+    if image_size not in papers:
+        raise ValueError(f"image_size {image_size}: expected one of {', '.join(map(str, papers))}")
+    stages = len(papers[image_size])
+    if multiples and (len(multiples) != stages or min(multiples) < 1):
+        given = " ".join(map(str, multiples))
+        raise ValueError(f"multiples {given}: expected {stages} positive numbers at {image_size} pixels")
+    return [width * multiple for multiple in multiples or papers[image_size]]

@@ -42,10 +42,10 @@ class GanConfig:
     """the generator's width, 64 in the paper; its layers are multiples of it"""
     discriminator_width: int = 64
     """the discriminator's width, 64 in the paper"""
-    generator_channels: tuple[int, ...] = ()
-    """channels after the generator's first map and after each block; none given: the paper's multiples of the width"""
-    discriminator_channels: tuple[int, ...] = ()
-    """channels after each of the discriminator's blocks; none given: the paper's multiples of the width"""
+    generator_multiples: tuple[int, ...] = ()
+    """channels after the generator's first map and after each block, in widths; none given: the paper's"""
+    discriminator_multiples: tuple[int, ...] = ()
+    """channels after each of the discriminator's blocks, in widths"""
     inplace_relu: bool = False
     """let the discriminator's skips see relu(x), as implementations with in-place ReLU do; for comparison only"""
     loss: Literal["hinge", "logistic", "relativistic"] = "hinge"

@@ -273,20 +273,20 @@ def test_plain_state_is_the_same_network_and_leaves_copies_alone() -> None:
         assert torch.equal(other(z, labels), generator(z, labels))
 
 
-def test_channels_of_the_stages_can_be_given() -> None:
-    """In place of the paper's multiples of the width; the given ones of the paper's networks are those networks."""
-    generator, discriminator = Generator(channels=(12, 8, 4, 2)), Discriminator(channels=(2, 6, 8, 10))
+def test_channels_of_the_stages_can_be_given_in_widths() -> None:
+    generator = Generator(width=2, multiples=(6, 4, 2, 1))
+    discriminator = Discriminator(width=2, multiples=(1, 3, 4, 5))
     assert [block.conv2.out_channels for block in generator.blocks] == [8, 4, 2]
     assert generator.linear.out_features == 12 * 16 and generator.conv.in_channels == 2
     assert [block.conv1.out_channels for block in discriminator.blocks] == [2, 6, 8, 10]
     assert discriminator.head.in_features == discriminator.embedding.embedding_dim == 10
     images = generator(torch.randn(2, 128), torch.tensor([3, 4]))
     assert images.shape == (2, 3, 32, 32) and discriminator(images, torch.tensor([3, 4])).shape == (2,)
-    assert count_parameters(Generator(width=4, channels=(256,) * 4)) == count_parameters(Generator())
-    for channels in ((8, 8, 8), (8, 8, 8, 8, 8), (8, 8, 0, 8)):
+    assert count_parameters(Generator(width=32, multiples=(8,) * 4)) == count_parameters(Generator())
+    for multiples in ((8, 8, 8), (8, 8, 8, 8, 8), (8, 8, 0, 8)):
         for network in (Generator, Discriminator):
-            with pytest.raises(ValueError, match=f"channels {' '.join(map(str, channels))}: expected 4 positive"):
-                network(channels=channels)
+            with pytest.raises(ValueError, match=f"multiples {' '.join(map(str, multiples))}: expected 4 positive"):
+                network(multiples=multiples)
 
 
 def test_an_unknown_size_or_attention_is_refused() -> None:
