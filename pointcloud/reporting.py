@@ -57,6 +57,7 @@ def finish(
     progress: Progress,
 ) -> dict[str, float]:
     """Reads the test split, once: writes its metrics with the final weights, a confusion matrix, and the record."""
+    progress.forget("validation_", "test_")  # of an end that was not reached, or is computed again
     validated = assess(config, network, train_set, validation_set, progress)
     metrics, confusion = evaluate(config, network, test_set)
     progress.log(**{f"test_{name}": value for name, value in metrics.items()})

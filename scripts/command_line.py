@@ -94,8 +94,8 @@ def quick_imports() -> Iterator[None]:
 def run(main: Callable[[], None]) -> None:
     """Calls ``main``; a user's mistake or an interrupt becomes one line on standard error and exit status 2.
 
-    A training that SIGTERM has stopped is saved, and ends with 75 (``shared_attn/runtime/interrupt.py``). Processes that
-    torchrun started tell it once.
+    A training that SIGTERM has stopped is saved, and ends with 75 (``shared_attn/runtime/interrupt.py``). Processes
+    that torchrun started tell it once.
 
     The environment variable EAGAN_EAT_TRACEBACK=1 shows the whole traceback instead.
     """

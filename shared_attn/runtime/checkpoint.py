@@ -14,6 +14,7 @@ from shared_attn.runtime.files import atomic_write
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
+FRESH = "checkpoint.new.pt"  # stands there only after a kill between two renames
 
 
 def save_checkpoint(folder: Path | str, state: dict[str, Any]) -> None:
@@ -26,13 +27,13 @@ def save_checkpoint(folder: Path | str, state: dict[str, Any]) -> None:
     """
     folder = Path(folder)
     try:
-        with atomic_write(folder / "checkpoint.new.pt") as file:
+        with atomic_write(folder / FRESH) as file:
             torch.save(state, file)
     except RuntimeError as error:  # torch's zip writer reports a full disk so
         raise OSError(f"{folder / NAME}: the checkpoint could not be written ({_first_line(error)})") from error
     if (folder / NAME).exists():
         os.replace(folder / NAME, folder / PREVIOUS)
-    os.replace(folder / "checkpoint.new.pt", folder / NAME)
+    os.replace(folder / FRESH, folder / NAME)
 
 
 def load_checkpoint(folder: Path | str) -> dict[str, Any] | None:
@@ -44,7 +45,7 @@ def load_checkpoint(folder: Path | str) -> dict[str, Any] | None:
         ValueError: There are checkpoint files, and none of them can be read.
     """
     folder, unreadable = Path(folder), []
-    for name in ("checkpoint.new.pt", NAME, PREVIOUS):  # a new one stands there only after a kill between two renames
+    for name in (FRESH, NAME, PREVIOUS):
         path = folder / name
         if not path.exists():
             continue

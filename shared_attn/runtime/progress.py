@@ -37,8 +37,7 @@ class Progress:
         lines = _read_lines(self.folder / METRICS)
         kept = [line for line in lines if line["shown"] <= done] if done else []
         if lines:
-            with atomic_write(self.folder / METRICS, "w") as file:
-                file.writelines(json.dumps(line) + "\n" for line in kept)
+            self._rewrite(kept)
         self._before = max((line.get("seconds", 0.0) for line in kept), default=0.0)
         self._start = time.monotonic()
         self._live: dict[str, str] = {}
@@ -73,6 +72,13 @@ class Progress:
         for name, value in metrics.items():
             self._events.call("add_scalar", name, value, self.shown)
 
+    def forget(self, *prefixes: str) -> None:
+        """Removes the present clock's lines that hold a metric of such a name: a run that has ended ends once more."""
+        lines = _read_lines(self.folder / METRICS)
+        kept = [line for line in lines if line["shown"] != self.shown or not any(n.startswith(prefixes) for n in line)]
+        if len(kept) < len(lines):
+            self._rewrite(kept)
+
     def image(self, tag: str, image: Tensor) -> None:
         """Shows an image (3, H, W), uint8, in TensorBoard."""
         self._events.call("add_image", tag, image, self.shown)
@@ -80,6 +86,10 @@ class Progress:
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
         self._bar.write(text, file=self._bar.fp)
+
+    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
+        with atomic_write(self.folder / METRICS, "w") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
 
     def __enter__(self) -> Progress:
         return self

@@ -12,13 +12,14 @@ from shared_attn.runtime.files import atomic_write, naming, remove_leftovers
 from shared_attn.runtime.folder_lock import claim_folder
 
 CONFIG = "config.json"
+# In the order in which --fresh removes them: a kill in between must not leave a checkpoint without its configuration.
 LEFT_BY_RUNS = (
-    CONFIG,
     "checkpoint*.pt",
     "metrics.jsonl",
     "events.out.tfevents.*",
     "weights.safetensors",
     "record.json",
+    CONFIG,
 )
 
 
