@@ -36,7 +36,7 @@ class Progress:
         self.folder, self.shown = Path(folder), done
         lines = _read_lines(self.folder / METRICS)
         kept = [line for line in lines if line["shown"] <= done] if done else []
-        if lines:
+        if (self.folder / METRICS).exists():  # its first line may be torn, too
             self._rewrite(kept)
         self._before = max((line.get("seconds", 0.0) for line in kept), default=0.0)
         self._start = time.monotonic()

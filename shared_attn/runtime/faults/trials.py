@@ -118,8 +118,8 @@ class Trials:
         """A disk that is full at several points of the run."""
         for share in FULL:
             self._try("full disk", "full", partial(self._filled, share=share), finish=False)
-        for share in (0.02, 0.3):
-            fault = injection.limit_files(int(share * self.size))
+        for share in (0.05, 0.6):
+            fault = injection.limit_files(int(share * (self.whole / NAME).stat().st_size))
             self._try("a file that cannot grow", "limit", self._stopped(fault, names_file=True))
 
     def take_away(self) -> None:
