@@ -124,7 +124,7 @@ def _take_preset(arguments: list[str], presets: Mapping[str, Config], program: s
         close = get_close_matches(name, presets, n=1)
         _fail(f"unknown preset {name!r}" + (f"; did you mean {close[0]}?" if close else "") + f" (presets: {names})")
     if "-h" in arguments or "--help" in arguments:
-        print(f"{description}\n\nusage: {program} PRESET [flags]\n\npresets: {names}\n")
+        print(f"{description.strip()}\n\nusage: {program} PRESET [flags]\n\npresets: {names}\n")
         return next(iter(presets.values()))  # its flags and defaults follow
     _fail(f"expected a preset first: {program} PRESET [flags] (presets: {names})")
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from shared_attn.runtime import weights
-from shared_attn.runtime.checkpoint import FRESH, NAME, PREVIOUS
+from shared_attn.runtime.checkpoint import FRESH, NAME, PREVIOUS, load_checkpoint
 from shared_attn.runtime.faults import injection
 from shared_attn.runtime.faults.inspection import find_damage, find_differences
 from shared_attn.runtime.faults.processes import Ended, Fault, Job, Training, run
@@ -92,26 +92,27 @@ class Trials:
             after = moments.uniform(0, self.seconds)
             self._try("SIGKILL at a random moment", f"kill{number}", self._killed(None, kill_after=after))
 
+    def kill(self, when: str, fault: Fault) -> None:
+        """SIGKILL at a moment that `fault` chooses and `when` names."""
+        self._try(f"SIGKILL {when}", "kill", self._killed(fault))
+
     def kill_at_worst(self) -> None:
         """SIGKILL at the moments that a writer of files must fear."""
         second = 2 if self.saves > 1 else 1
         for name, when in ((FRESH, "before a checkpoint appears"), (PREVIOUS, "before the renames of a checkpoint")):
-            self._try(f"SIGKILL {when}", "rename", self._killed(injection.kill_at_rename(name, 1)))
-        between = injection.kill_at_rename(NAME, second)
-        self._try("SIGKILL between the renames of a checkpoint", "rename", self._killed(between))
-        after = injection.kill_at_rename(NAME, second, after=True)
-        self._try("SIGKILL after the renames of a checkpoint", "rename", self._killed(after))
+            self.kill(when, injection.kill_at_rename(name, 1))
+        self.kill("between the renames of a checkpoint", injection.kill_at_rename(NAME, second))
+        self.kill("after the renames of a checkpoint", injection.kill_at_rename(NAME, second, after=True))
         sizes = {path.name: path.stat().st_size for path in self.whole.rglob("*") if path.is_file()}
         for part in (0.0, 0.5, 0.95):
             fault = injection.kill_while_writing(injection.CHECKPOINT, second, int(part * sizes[NAME]))
-            self._try("SIGKILL while a checkpoint is written", "checkpoint", self._killed(fault))
+            self.kill("while a checkpoint is written", fault)
         for name in (weights.NAME, "record.json", "config.json", *self._pictures()):
+            what = "a picture" if name.endswith(".png") else name
             fault = injection.kill_while_writing(f".{name}.*.tmp", 1, sizes[name] // 2)
-            what = "a picture is" if name.endswith(".png") else f"{name} is"
-            self._try(f"SIGKILL while {what} written", "write", self._killed(fault))
+            self.kill(f"while {what} is written", fault)
         for occurrence in (1, 3):
-            fault = injection.kill_while_writing(METRICS, occurrence, 9)
-            self._try("SIGKILL while a line of metrics is written", "metrics", self._killed(fault))
+            self.kill("while a line of metrics is written", injection.kill_while_writing(METRICS, occurrence, 9))
         self._try("SIGKILL while metrics are cut on resuming", "cut", self._cut)
 
     def fill_disk(self) -> None:
@@ -195,7 +196,9 @@ class Trials:
         first = Training(self.job, folder)
         first.wait_for_saves(1)
         second = run(self.job, folder)
-        found = [*_check_told(second, str(first.pid)), *find_damage(folder, first.saved()[:-1])]
+        found = _check_told(second, f"process {first.pid} on")
+        if load_checkpoint(folder) is None:
+            found.append("the first one's checkpoint cannot be read")
         ended = first.wait()
         return [*found, *([_describe("the first one was harmed", ended)] if ended.status else [])]
 
