@@ -8,7 +8,7 @@ from shared_attn.shapes.catalogue import CLASS_NAMES
 from shared_attn.shapes.datasets import SCALE, load_clouds, load_images
 
 
-def write_pictures(folder: Path, *, classes: int = 3, per_class: int = 4) -> Path:
+def write_pictures(folder: Path, *, classes: int = 2, per_class: int = 6) -> Path:
     """CLASS/NUMBER.png, 32 x 32 pixels, of the first classes."""
     from torchvision.io import write_png
 
@@ -21,7 +21,7 @@ def write_pictures(folder: Path, *, classes: int = 3, per_class: int = 4) -> Pat
     return folder
 
 
-def write_clouds(folder: Path, *, classes: int = 3, per_class: int = 4, num_points: int = 64) -> Path:
+def write_clouds(folder: Path, *, classes: int = 2, per_class: int = 6, num_points: int = 64) -> Path:
     """shapes_POINTS_train.npz and shapes_POINTS_test.npz, of the first classes."""
     import numpy as np
 
