@@ -87,7 +87,7 @@ def finish(
             "name": test_set.source["name"],
             "split": f"{len(train_set)} training clouds, metrics on {len(test_set)} of the test split, read once",
             "files": {
-                Path(file).name: hash_file(file) for part in (train_set, test_set) for file in part.source["files"]
+                Path(file).name: _hash_source(file) for part in (train_set, test_set) for file in part.source["files"]
             },
         },
         seeds=[config.seed],
@@ -100,6 +100,15 @@ def finish(
         note="averaged weights after the last epoch",
     )
     return metrics
+
+
+def _hash_source(file: Path | str) -> str:
+    try:
+        return hash_file(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"--data: {file} has vanished, and the record needs its hash; put it back and run the same command again"
+        ) from error
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import signal
@@ -287,6 +288,32 @@ def test_other_errors_are_no_shortage() -> None:
 
     with pytest.raises(RuntimeError, match="shapes differ"):
         train(_Config())
+
+
+# Checkpoints.
+
+
+def test_a_damaged_checkpoint_is_noticed_wherever_it_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any flipped bytes, those of a weight among them, are an error of one kind; and the previous one is taken."""
+    for shown in (1, 2):
+        save_checkpoint(tmp_path, {"shown": shown, "w": torch.rand(40), "names": {"a": [1.0, 2]}})
+    whole, random, noticed = (tmp_path / NAME).read_bytes(), torch.Generator().manual_seed(0), 0
+    for number in range(300):
+        content = bytearray(whole)
+        high = len(whole) if number % 2 else 900  # where the pickle is
+        for place in torch.randint(60, high, (3,), generator=random).tolist():
+            content[place] ^= int(torch.randint(1, 256, (1,), generator=random))
+        (tmp_path / NAME).write_bytes(content[: number * 7] if number % 10 == 0 else content)
+        state = load_checkpoint(tmp_path)
+        assert state is not None
+        if state["shown"] == 1:
+            noticed += 1
+        else:  # the bytes lay between the parts
+            assert torch.equal(state["w"], torch.load(io.BytesIO(whole), weights_only=True)["w"])
+            assert state["names"] == {"a": [1.0, 2]}
+    assert noticed > 150 and "skipped an unreadable checkpoint" in capsys.readouterr().err
 
 
 # Whole trainings.

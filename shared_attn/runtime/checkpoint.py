@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ def load_checkpoint(folder: Path | str) -> dict[str, Any] | None:
         if not path.exists():
             continue
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:
+            state = read_checkpoint(path)
+        except (ValueError, OSError) as error:
             unreadable.append(f"{path} ({_first_line(error)})")
             continue
         for broken in unreadable:
@@ -60,6 +60,27 @@ def load_checkpoint(folder: Path | str) -> dict[str, Any] | None:
     if unreadable:
         raise ValueError(f"no readable checkpoint: {'; '.join(unreadable)}; --fresh starts over")
     return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Returns what one file of :func:`save_checkpoint` holds, on the CPU, after a look at its checksums.
+
+    Raises:
+        ValueError: The file is damaged.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch writes a checksum of each part, and does not read it
+            if archive.testzip() is not None:
+                raise ValueError("its checksums differ")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes make the reader raise any kind
+        raise ValueError(_first_line(error)) from error
+    if not isinstance(state, dict):
+        raise ValueError("it holds no state")
+    return state
 
 
 def _first_line(error: BaseException) -> str:

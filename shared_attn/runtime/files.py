@@ -55,8 +55,8 @@ def naming(path: Path | str, *, unnamed_only: bool = False) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes temporary files in ``folder`` and below whose processes were killed while they wrote them."""
-    for path in folder.rglob(".*.tmp"):
+    """Removes temporary files in ``folder`` and its folders whose processes were killed while they wrote them."""
+    for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         found = TEMPORARY.fullmatch(path.name)
         if found and (int(found[1]) == os.getpid() or not _lives(int(found[1]))):
             path.unlink(missing_ok=True)

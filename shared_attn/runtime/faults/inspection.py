@@ -68,7 +68,7 @@ def _is_whole(path: Path) -> bool:
     content = path.read_bytes()
     try:
         if path.suffix == ".pt":
-            torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint.read_checkpoint(path)
         elif path.suffix == ".safetensors":
             weights.load_weights(path)
         elif path.suffix == ".json":
