@@ -61,7 +61,7 @@ def finish_generator(average: Generator, model: dict[str, Any], seed: int) -> Ge
     state = {name: value.clone() for name, value in plain_state(average.eval()).items()}
     finished.load_state_dict(state, assign=True)
     finished.requires_grad_(False)
-    stand_statistics(finished, seed=seed)
+    stand_statistics(finished, batches=STATISTICS_BATCHES, seed=seed)
     return finished
 
 

@@ -35,9 +35,11 @@ from gan.reporting import Reporter
 from gan.steps import Steps
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
+from shared_attn.runtime.memory_shortage import tell_shortage
 from shared_attn.runtime.options import parse_options
 from shared_attn.runtime.processes import (
     Bystander,
@@ -56,6 +58,8 @@ Network = TypeVar("Network", Generator, Discriminator)
 
 
 @outlive_the_others
+@tell_shortage
+@one_in_a_folder
 def train(config: GanConfig) -> None:
     """Train a generator and a discriminator as `config` says, or go on with the run that lies in `config.out`.
 

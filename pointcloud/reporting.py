@@ -57,6 +57,7 @@ def finish(
     progress: Progress,
 ) -> dict[str, float]:
     """Reads the test split, once: writes its metrics with the final weights, a confusion matrix, and the record."""
+    progress.forget("validation_", "test_")  # of an end that was not reached, or is computed again
     validated = assess(config, network, train_set, validation_set, progress)
     metrics, confusion = evaluate(config, network, test_set)
     progress.log(**{f"test_{name}": value for name, value in metrics.items()})
@@ -86,7 +87,7 @@ def finish(
             "name": test_set.source["name"],
             "split": f"{len(train_set)} training clouds, metrics on {len(test_set)} of the test split, read once",
             "files": {
-                Path(file).name: hash_file(file) for part in (train_set, test_set) for file in part.source["files"]
+                Path(file).name: _hash_source(file) for part in (train_set, test_set) for file in part.source["files"]
             },
         },
         seeds=[config.seed],
@@ -99,6 +100,15 @@ def finish(
         note="averaged weights after the last epoch",
     )
     return metrics
+
+
+def _hash_source(file: Path | str) -> str:
+    try:
+        return hash_file(file)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"--data: {file} has vanished, and the record needs its hash; put it back and run the same command again"
+        ) from error
 
 
 @torch.no_grad()

@@ -23,14 +23,18 @@ from pointcloud.reporting import assess, finish, show_progress
 from pointcloud.steps import StepSource
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
+from shared_attn.runtime.memory_shortage import tell_shortage
 from shared_attn.runtime.progress import Progress
 from shared_attn.runtime.run_folder import open_run
 from shared_attn.runtime.seeding import seed_step
 
 
+@tell_shortage
+@one_in_a_folder
 def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> dict[str, float]:
     """Trains a classifier or a part segmenter as `config` says, or goes on with the run that lies in `config.out`.
 

@@ -94,7 +94,8 @@ def quick_imports() -> Iterator[None]:
 def run(main: Callable[[], None]) -> None:
     """Calls ``main``; a user's mistake or an interrupt becomes one line on standard error and exit status 2.
 
-    Processes that torchrun started tell it once.
+    A training that SIGTERM has stopped is saved, and ends with 75 (``shared_attn/runtime/interrupt.py``). Processes
+    that torchrun started tell it once.
 
     The environment variable EAGAN_EAT_TRACEBACK=1 shows the whole traceback instead.
     """
@@ -102,14 +103,15 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError, KeyboardInterrupt) as error:
+        status = getattr(error, "exit_status", 2)
         if os.environ.get("EAGAN_EAT_TRACEBACK"):
             traceback.print_exc()
-            raise SystemExit(2) from error
+            raise SystemExit(status) from error
         if follows and isinstance(error, KeyboardInterrupt):
             time.sleep(AGREED)
-            os._exit(2)  # at once: while Python ends, a signal would change the status
+            os._exit(status)  # at once: while Python ends, a signal would change the status
         default = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
-        _fail(" ".join(str(error).split()) or default)
+        _fail(" ".join(str(error).split()) or default, status)
 
 
 def _take_preset(arguments: list[str], presets: Mapping[str, Config], program: str, description: str) -> Config:
@@ -122,7 +124,7 @@ def _take_preset(arguments: list[str], presets: Mapping[str, Config], program: s
         close = get_close_matches(name, presets, n=1)
         _fail(f"unknown preset {name!r}" + (f"; did you mean {close[0]}?" if close else "") + f" (presets: {names})")
     if "-h" in arguments or "--help" in arguments:
-        print(f"{description}\n\nusage: {program} PRESET [flags]\n\npresets: {names}\n")
+        print(f"{description.strip()}\n\nusage: {program} PRESET [flags]\n\npresets: {names}\n")
         return next(iter(presets.values()))  # its flags and defaults follow
     _fail(f"expected a preset first: {program} PRESET [flags] (presets: {names})")
 
@@ -158,8 +160,8 @@ def _follows() -> bool:
     return follows
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = 2) -> NoReturn:
     if _follows():
         time.sleep(ALONE)
     print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(status)

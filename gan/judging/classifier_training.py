@@ -21,8 +21,10 @@ from gan.judging.classifier import WIDTHS, Classifier, initialise
 from gan.judging.classifier_options import FREE_FIELDS, ClassifierConfig, check_config
 from shared_attn.complexity import count_multiply_adds, count_parameters
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
+from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
+from shared_attn.runtime.memory_shortage import tell_shortage
 from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.records import write_record
 from shared_attn.runtime.run_folder import open_run
@@ -35,6 +37,8 @@ EVALUATION_BATCH = 200
 WARMUP = 0.2  # part of the run over which the rate rises
 
 
+@tell_shortage
+@one_in_a_folder
 def train_classifier(config: ClassifierConfig) -> None:
     """Train as `config` says, or go on with the run in `config.out`: mirrored and shifted images, Nesterov's descent.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from shared_attn.runtime.files import atomic_write
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
+FRESH = "checkpoint.new.pt"  # stands there only after a kill between two renames
 
 
 def save_checkpoint(folder: Path | str, state: dict[str, Any]) -> None:
@@ -26,13 +27,13 @@ def save_checkpoint(folder: Path | str, state: dict[str, Any]) -> None:
     """
     folder = Path(folder)
     try:
-        with atomic_write(folder / "checkpoint.new.pt") as file:
+        with atomic_write(folder / FRESH) as file:
             torch.save(state, file)
     except RuntimeError as error:  # torch's zip writer reports a full disk so
         raise OSError(f"{folder / NAME}: the checkpoint could not be written ({_first_line(error)})") from error
     if (folder / NAME).exists():
         os.replace(folder / NAME, folder / PREVIOUS)
-    os.replace(folder / "checkpoint.new.pt", folder / NAME)
+    os.replace(folder / FRESH, folder / NAME)
 
 
 def load_checkpoint(folder: Path | str) -> dict[str, Any] | None:
@@ -44,13 +45,13 @@ def load_checkpoint(folder: Path | str) -> dict[str, Any] | None:
         ValueError: There are checkpoint files, and none of them can be read.
     """
     folder, unreadable = Path(folder), []
-    for name in ("checkpoint.new.pt", NAME, PREVIOUS):  # a new one stands there only after a kill between two renames
+    for name in (FRESH, NAME, PREVIOUS):
         path = folder / name
         if not path.exists():
             continue
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:
+            state = read_checkpoint(path)
+        except (ValueError, OSError) as error:
             unreadable.append(f"{path} ({_first_line(error)})")
             continue
         for broken in unreadable:
@@ -59,6 +60,27 @@ def load_checkpoint(folder: Path | str) -> dict[str, Any] | None:
     if unreadable:
         raise ValueError(f"no readable checkpoint: {'; '.join(unreadable)}; --fresh starts over")
     return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Returns what one file of :func:`save_checkpoint` holds, on the CPU, after a look at its checksums.
+
+    Raises:
+        ValueError: The file is damaged.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch writes a checksum of each part, and does not read it
+            if archive.testzip() is not None:
+                raise ValueError("its checksums differ")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes make the reader raise any kind
+        raise ValueError(_first_line(error)) from error
+    if not isinstance(state, dict):
+        raise ValueError("it holds no state")
+    return state
 
 
 def _first_line(error: BaseException) -> str:

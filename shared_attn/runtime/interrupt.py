@@ -1,4 +1,9 @@
-"""Ctrl-C (and SIGTERM) stop a training at the end of a step, after it has been saved."""
+"""Ctrl-C and SIGTERM stop a training at the end of a step, after it has been saved.
+
+Exit statuses: Ctrl-C (SIGINT) is a person's, and ends with 2 as all that a person should look at. SIGTERM is how a
+scheduler takes a machine back, and ends with PREEMPTED, so that a job's script can tell "saved, start me again" from a
+wrong flag. It is not 143, the status of a process that SIGTERM has killed: that one has saved nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,14 @@ import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
+
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again
+
+
+class Preempted(KeyboardInterrupt):
+    """SIGTERM: the run is saved. Scripts end with the status ``exit_status``."""
+
+    exit_status = PREEMPTED
 
 
 class Interrupt:
@@ -18,6 +31,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
+        self._terminated = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -36,7 +50,13 @@ class Interrupt:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt("interrupted twice: stopped at once; the last checkpoint stands")
         self.requested = True
+        self._terminated |= number == signal.SIGTERM
 
     def stop(self, where: str) -> NoReturn:
-        """Ends the run after the caller has saved it; ``where`` says how far it came, e.g. "12,800 images"."""
-        raise KeyboardInterrupt(f"interrupted at {where}; saved; run the same command again to resume")
+        """Ends the run after the caller has saved it; ``where`` says how far it came, e.g. "12,800 images".
+
+        Raises:
+            Preempted: after SIGTERM. KeyboardInterrupt: after SIGINT.
+        """
+        kind = Preempted if self._terminated else KeyboardInterrupt
+        raise kind(f"interrupted at {where}; saved; run the same command again to resume")

@@ -92,6 +92,7 @@ def write_benchmark(
     *,
     seconds: float,
     device: str,
+    data: str = "random numbers",
 ) -> None:
     """Writes the record of a benchmark: ``options`` is its dataclass of flags, ``tables`` what it measured."""
     write_record(
@@ -99,7 +100,7 @@ def write_benchmark(
         name=name,
         kind="benchmark",
         config={key: value for key, value in dataclasses.asdict(options).items() if key != "json"},
-        data={"name": "random numbers"},
+        data={"name": data},
         seeds=[],
         metrics=metrics,
         parameters=None,

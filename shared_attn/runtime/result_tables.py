@@ -18,6 +18,8 @@ def record_table(record: Record) -> str:
     elif "training_step" in tables or "training_iteration" in tables:
         parts = [_step_table(tables[name]) for name in ("training_step", "training_iteration") if name in tables]
         table = "\n".join(parts)
+    elif "faults" in tables:
+        table = _fault_table(tables["faults"])
     elif "robustness" in tables:
         table = _robustness_table(record["metrics"], tables["robustness"][0])
         table += f"\n![Robustness]({own_figure(record)})\n"
@@ -55,6 +57,13 @@ def _step_table(rows: Sequence[Mapping[str, Any]]) -> str:
             + [f"{100 * row['floor_fraction']:.0f} %", parts]
         )
     return markdown_table(head, cells)
+
+
+def _fault_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was done to trainings, how often, and how often nothing was lost."""
+    cells = [[row["fault"], row["training"], str(row["tried"]), str(row["survived"])] for row in rows]
+    tried, survived = (str(sum(row[name] for row in rows)) for name in ("tried", "survived"))
+    return markdown_table(["fault", "training", "tried", "survived"], [*cells, ["all", "", tried, survived]])
 
 
 def _robustness_table(metrics: Mapping[str, float], report: Mapping[str, Any]) -> str:

@@ -8,21 +8,26 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.files import atomic_write, naming, remove_leftovers
+from shared_attn.runtime.folder_lock import claim_folder
 
 CONFIG = "config.json"
+# In the order in which --fresh removes them: a kill in between must not leave a checkpoint without its configuration.
 LEFT_BY_RUNS = (
-    CONFIG,
     "checkpoint*.pt",
     "metrics.jsonl",
     "events.out.tfevents.*",
     "weights.safetensors",
     "record.json",
+    CONFIG,
 )
 
 
 def open_run(folder: Path | str, config: Any, *, fresh: bool = False, free: Collection[str] = ()) -> None:
     """Makes ``folder`` a run of ``config`` (a dataclass instance), or checks that it already is one.
+
+    A training has the folder for itself from here on (see ``folder_lock``); what a killed one left half-written is
+    removed.
 
     A field that the run's configuration lacks is taken for its default: the run is older than the field, and a new
     field's default leaves a run as it was.
@@ -34,13 +39,17 @@ def open_run(folder: Path | str, config: Any, *, fresh: bool = False, free: Coll
         free: Names of fields that may change from one start to the next (a device, a number of workers).
 
     Raises:
-        ValueError: A run with another configuration lies there; the message lists the differences.
+        ValueError: A run with another configuration lies there (the message lists the differences), or another
+            training runs there.
         OSError: The folder cannot be made or written.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder}: is a file; a folder for the run was expected")
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(f"--out {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    claim_folder(folder)
+    remove_leftovers(folder)
     if fresh:
         for pattern in LEFT_BY_RUNS:
             for path in folder.glob(pattern):

@@ -1,0 +1,1 @@
+"""What machines do to trainings, done on purpose: kills, full disks, vanished files; and whether a run outlives it."""
