@@ -93,7 +93,7 @@ def fill_sample_tab(generator: Generator) -> None:
                 names, multiselect=True, label="Classes", info="none chosen: all, a row for each", value=[]
             )
             seed = gradio.Number(
-                0, label="Seed", info="of each row's first image; the next has the next seed", precision=0, minimum=0
+                0, label="Seed", info="of each row's first image; the next has the next seed", precision=0
             )
             truncation = gradio.Number(
                 None, label="Truncation", info="0.7, say: fewer failures, less variety; empty: none", step=0.1

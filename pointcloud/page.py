@@ -6,6 +6,8 @@ N points, F faces.
 from __future__ import annotations
 
 import html
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from pointcloud.files.user_files import UserFile
 from pointcloud.files.viewer import View, save_views_html
 from pointcloud.models import LoadedModel
 from pointcloud.pictures import part_colours
-from shared_attn.runtime.page import connect, import_gradio, refuse_addresses
+from shared_attn.runtime.page import UPLOADS, connect, import_gradio, refuse_addresses
+from shared_attn.shapes import create_mesh
 
 GREY = np.array([[120, 150, 190]], dtype=np.uint8)
 UPS = (("auto", "auto"), ("z", "z"), ("y", "y"))
 FORMATS = " ".join((*MESHES, *TEXT_CLOUDS, ".npy"))
 GUESS = "(guess)"
+EXAMPLES = ("chair", "car", "guitar", "lamp")  # of the embedded shapes: classes that ModelNet40 has too
 
 
 def classify(model: LoadedModel, folder: Path, path: Path, up: Up = "auto") -> tuple[dict[str, float], str, str]:
@@ -104,6 +108,11 @@ def _table(heading: str, names: list[str], counts: dict[str, np.ndarray], shares
 def _add_inputs(gradio: Any) -> tuple[Any, Any]:
     file = refuse_addresses(gradio.File(label=f"Mesh or point cloud ({FORMATS})", type="filepath", height=170))
     up = gradio.Radio(UPS, value="auto", label="Up axis", info="auto: y for glTF, else z or y by the surer answer")
+    folder = Path(tempfile.mkdtemp(dir=os.environ.get(UPLOADS), prefix="examples-"))
+    for name in EXAMPLES:
+        create_mesh(name, seed=0).save(folder / f"{name}.off")
+    files = [[str(folder / f"{name}.off")] for name in EXAMPLES]
+    gradio.Examples(files, [file], label="Or one of these", example_labels=list(EXAMPLES))
     return file, up
 
 

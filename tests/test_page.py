@@ -103,9 +103,7 @@ def test_samples_are_those_of_the_script(
         ({"classes": ("caat",)}, "did you mean cat?"),
     ],
 )
-def test_values_that_cannot_be_drawn(
-    options: dict[str, Any], words: str, generator: Generator, tmp_path: Path
-) -> None:
+def test_values_that_cannot_be_drawn(options: dict[str, Any], words: str, generator: Generator, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         gan_page.draw(generator, tmp_path, **options)
     assert not list(tmp_path.iterdir())
