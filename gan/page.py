@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -78,14 +79,20 @@ def fill_sample_tab(generator: Generator) -> None:
 
     def answer(
         folder: Path, classes: list[str], seed: float | None, truncation: float | None, count: float | None
-    ) -> tuple[str, list[tuple[str, str]], str]:
+    ) -> tuple[Any, ...]:
         for name, value in (("seed", seed), ("count", count)):
             if value is None or value != int(value):
                 raise ValueError(f"--{name} {'' if value is None else value}: expected a whole number")
         drawn = draw(
-            generator, folder, classes=classes or (), seed=int(seed or 0), truncation=truncation, count=int(count or 0)
+            generator,
+            folder,
+            classes=classes or (),
+            seed=int(seed or 0),
+            truncation=truncation or None,  # a slider has no other way to say none
+            count=int(count or 0),
         )
-        return str(drawn.grid), [(str(path), caption) for path, caption in drawn.images], str(drawn.archive)
+        archive = gradio.update(value=str(drawn.archive), interactive=True)
+        return str(drawn.grid), [(str(path), caption) for path, caption in drawn.images], archive
 
     with gradio.Row():
         with gradio.Column(scale=1, min_width=260):
@@ -95,16 +102,16 @@ def fill_sample_tab(generator: Generator) -> None:
             seed = gradio.Number(
                 0, label="Seed", info="of each row's first image; the next has the next seed", precision=0
             )
-            truncation = gradio.Number(
-                None, label="Truncation", info="0.7, say: fewer failures, less variety; empty: none", step=0.1
+            truncation = gradio.Slider(
+                0, 2, 0, step=0.05, label="Truncation", info="0.7, say: fewer failures, less variety; 0: none"
             )
             count = gradio.Slider(
                 1, MOST, min(A_CLASS * len(names), 80), step=1, label="Images", info="in all, shared by the classes"
             )
             button = gradio.Button("Draw", variant="primary")
-            archive = gradio.DownloadButton("Single images (.zip)", interactive=True)
+            archive = gradio.DownloadButton("Single images (.zip)", interactive=False)
         with gradio.Column(scale=3):
-            message = gradio.HTML(visible=False)
+            message = gradio.HTML(visible=False, apply_default_css=False)
             grid = gradio.Image(
                 label="Grid",
                 type="filepath",

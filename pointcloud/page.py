@@ -6,7 +6,6 @@ N points, F faces.
 from __future__ import annotations
 
 import html
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pointcloud.files.user_files import UserFile
 from pointcloud.files.viewer import View, save_views_html
 from pointcloud.models import LoadedModel
 from pointcloud.pictures import part_colours
-from shared_attn.runtime.page import UPLOADS, connect, import_gradio, refuse_addresses
+from shared_attn.runtime.page import connect, import_gradio, own_folder, refuse_addresses
 from shared_attn.shapes import create_mesh
 
 GREY = np.array([[120, 150, 190]], dtype=np.uint8)
@@ -56,18 +55,23 @@ def segment(
     """
     result = segment_file(model, path, up=up, category=category)
     names: list[str] = model.header["part_names"]
-    written = save_segmentation(
-        UserFile(path, path.stem), result, names, folder / f"{path.stem}-parts", ("ply", "html")
-    )
+    written = save_segmentation(UserFile(path, path.stem), result, names, folder / path.stem, ("ply", "html"))
     ply, page = written.written
-    points, face_parts = result.label_points(), result.label_faces()
-    sampled = np.bincount(result.sampled_parts, minlength=len(names))
-    counts = {"vertices" if face_parts is not None else "points": np.bincount(points, minlength=len(names))}
-    if face_parts is not None:
-        counts["faces"] = np.bincount(face_parts, minlength=len(names))
-    shares = sampled / sampled.sum() if face_parts is not None else counts["points"] / len(points)
+    ply = ply.rename(folder / f"{path.stem}-parts.ply")  # downloaded, it should not replace what was uploaded
+    points, faces = result.label_points(), result.label_faces()
+    counts = {"points" if faces is None else "vertices": np.bincount(points, minlength=len(names))}
+    shares = counts["points"] / len(points) if faces is None else np.zeros(len(names))
+    if faces is not None:
+        counts["faces"] = np.bincount(faces, minlength=len(names))
+        shares = np.bincount(faces, weights=_areas(result.shape), minlength=len(names))
+        shares /= shares.sum()
     heading = f"{written.category or 'parts'}, {written.up} up"
-    return embed(page), _table(heading, names, counts, shares), ply
+    return embed(page), _table(heading, names, counts, shares, "share" if faces is None else "area"), ply
+
+
+def _areas(shape: Shape) -> np.ndarray:
+    a, b, c = (shape.points[shape.faces[:, corner]] for corner in range(3))
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1)
 
 
 def embed(page: Path, *, legend: bool = True) -> str:
@@ -91,10 +95,10 @@ def _plain_view(shape: Shape, up: Axis, title: str) -> View:
     return View(points, np.zeros(len(points if faces is None else faces), dtype=np.int64), title, faces)
 
 
-def _table(heading: str, names: list[str], counts: dict[str, np.ndarray], shares: np.ndarray) -> str:
+def _table(heading: str, names: list[str], counts: dict[str, np.ndarray], shares: np.ndarray, share: str) -> str:
     """A row for each part that the shape has, the largest first."""
     colours = part_colours(names)
-    head = "".join(f"<th>{word}</th>" for word in (html.escape(heading), *counts, "share"))
+    head = "".join(f"<th>{word}</th>" for word in (html.escape(heading), *counts, share))
     rows = []
     present = np.max(list(counts.values()), axis=0) > 0
     for number in sorted(np.flatnonzero(present), key=lambda number: -shares[number]):
@@ -106,13 +110,14 @@ def _table(heading: str, names: list[str], counts: dict[str, np.ndarray], shares
 
 
 def _add_inputs(gradio: Any) -> tuple[Any, Any]:
-    file = refuse_addresses(gradio.File(label=f"Mesh or point cloud ({FORMATS})", type="filepath", height=170))
-    up = gradio.Radio(UPS, value="auto", label="Up axis", info="auto: y for glTF, else z or y by the surer answer")
-    folder = Path(tempfile.mkdtemp(dir=os.environ.get(UPLOADS), prefix="examples-"))
+    file = refuse_addresses(gradio.File(label="Mesh or point cloud", type="filepath", height=150))
+    gradio.HTML(f'<div class="hint">{FORMATS}</div>', apply_default_css=False)
+    folder = Path(tempfile.mkdtemp(dir=own_folder(), prefix="examples-"))
     for name in EXAMPLES:
         create_mesh(name, seed=0).save(folder / f"{name}.off")
     files = [[str(folder / f"{name}.off")] for name in EXAMPLES]
     gradio.Examples(files, [file], label="Or one of these", example_labels=list(EXAMPLES))
+    up = gradio.Radio(UPS, value="auto", label="Up axis", info="auto: y for glTF, else z or y by the surer answer")
     return file, up
 
 
@@ -131,8 +136,8 @@ def fill_classify_tab(model: LoadedModel) -> None:
             file, up = _add_inputs(gradio)
             label = gradio.Label(label="Class", num_top_classes=5)
         with gradio.Column(scale=2):
-            message = gradio.HTML(visible=False)
-            view = gradio.HTML()
+            message = gradio.HTML(visible=False, apply_default_css=False)
+            view = gradio.HTML(apply_default_css=False)
     connect([file.change, up.input], answer, [file, up], [label, view], message=message, name="classify")
 
 
@@ -145,7 +150,7 @@ def fill_segment_tab(model: LoadedModel) -> None:
         if path is None:
             return None, None, None
         view, table, ply = segment(model, folder, Path(path), up, None if category == GUESS else category)
-        return view, table, str(ply)
+        return view, table, gradio.update(value=str(ply), interactive=True)
 
     with gradio.Row():
         with gradio.Column(scale=1, min_width=300):
@@ -154,10 +159,10 @@ def fill_segment_tab(model: LoadedModel) -> None:
             category = gradio.Dropdown(
                 categories, value=GUESS, label="Class", info="give it where it is known", visible=len(categories) > 1
             )
-            ply = gradio.DownloadButton("Coloured points and faces (.ply)")
+            ply = gradio.DownloadButton("Coloured points and faces (.ply)", interactive=False)
         with gradio.Column(scale=2):
-            message = gradio.HTML(visible=False)
-            view = gradio.HTML()
-            table = gradio.HTML()
+            message = gradio.HTML(visible=False, apply_default_css=False)
+            view = gradio.HTML(apply_default_css=False)
+            table = gradio.HTML(apply_default_css=False)
     events = [file.change, up.input, category.input]
     connect(events, answer, [file, up, category], [view, table, ply], message=message, name="segment")

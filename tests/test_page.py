@@ -181,9 +181,10 @@ def test_parts_of_a_cloud(segmenter: LoadedModel, tmp_path: Path) -> None:
 def test_words_name_no_folder_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(page.UPLOADS, str(tmp_path))
-    error = ValueError(f"{tmp_path / '0abc' / 'bad shape.off'}: not a readable\n.off file")
-    assert page.tell(error) == "bad shape.off: not a readable .off file"
+    monkeypatch.setenv(page.UPLOADS, str(tmp_path / "files"))
+    for folder in ("files/0abc", "answer-x"):
+        error = ValueError(f"{tmp_path / folder / 'bad shape.off'}: not a readable\n.off file (and/or)")
+        assert page.tell(error) == "bad shape.off: not a readable .off file (and/or)"
     assert page.tell(OSError("/elsewhere/x: full")) == "/elsewhere/x: full"
     assert capsys.readouterr().err == ""
     assert "log" in page.tell(ZeroDivisionError("secret")) and "secret" not in page.tell(ZeroDivisionError("secret"))

@@ -29,6 +29,9 @@ KEPT, SWEPT = 3600, 600  # seconds that files are kept, and between looks for ol
 UPLOADS = "GRADIO_TEMP_DIR"
 STYLE = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container, .gradio-container > main { width: 100%; }
+.html-container { padding: 0 !important; }
+.hint { font-size: 12px; opacity: 0.7; }
 .mistake { border-left: 4px solid #dc2626; background: #dc26261a; padding: 10px 14px; border-radius: 4px; }
 .shape { width: 100%; height: 500px; border: 1px solid var(--border-color-primary); border-radius: 8px; }
 .pixels img { image-rendering: pixelated; }
@@ -97,19 +100,23 @@ def tell(error: Exception) -> str:
         traceback.print_exception(error)
         return "This did not work, and not by your mistake: the log of the page's server says what happened."
     words = " ".join(str(error).split()) or type(error).__name__
-    uploads = os.environ.get(UPLOADS)
-    return re.sub(re.escape(uploads) + r"[/\\][^/\\]*[/\\]", "", words) if uploads else words
+    return re.sub(re.escape(str(own_folder())) + r"[/\\](?:files[/\\])?[^/\\]*[/\\]", "", words)
+
+
+def own_folder() -> Path:
+    """Where the page's files lie; in its folder "files" those that gradio keeps."""
+    return Path(os.environ[UPLOADS]).parent if UPLOADS in os.environ else Path(tempfile.gettempdir())
 
 
 def in_words(work: Callable[..., Sequence[Any]], outputs: int) -> Callable[..., Iterator[list[Any]]]:
     """The page's handler of `work(folder, *inputs)`: an update of the message, then the outputs, each None at an error.
 
-    folder: for files that are handed to the page; it goes as soon as the page has them.
+    folder: for files that are handed to the page; it goes as soon as gradio has copied them.
     """
 
     def answer(*inputs: Any) -> Iterator[list[Any]]:
         gradio = import_gradio()
-        with tempfile.TemporaryDirectory(dir=os.environ.get(UPLOADS), prefix="answer-") as folder:
+        with tempfile.TemporaryDirectory(dir=own_folder(), prefix="answer-") as folder:
             try:
                 yield [gradio.update(value="", visible=False), *work(Path(folder), *inputs)]
             except Exception as error:
@@ -170,7 +177,7 @@ def own_uploads() -> Iterator[None]:
     """A folder of its own for what a page is given and gives, while the block lasts. A page is made within."""
     before = os.environ.get(UPLOADS)
     with tempfile.TemporaryDirectory(prefix="eagan-eat-page-", ignore_cleanup_errors=True) as folder:
-        os.environ[UPLOADS] = os.path.realpath(folder)
+        os.environ[UPLOADS] = os.path.join(os.path.realpath(folder), "files")
         try:
             yield
         finally:
@@ -190,7 +197,7 @@ def served(page: Any, *, address: str, port: int | None, max_upload: int) -> Ite
     gradio = import_gradio()
     from starlette.middleware import Middleware
 
-    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["system-ui", "sans-serif"])
     _, url, _ = page.launch(
         server_name=address, server_port=port, share=False, max_file_size=f"{max_upload}mb", theme=theme, css=STYLE,
         footer_links=[], quiet=True, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
