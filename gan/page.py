@@ -120,7 +120,7 @@ def fill_sample_tab(generator: Generator) -> None:
                 elem_classes="pixels",
             )
             single = gradio.Gallery(
-                label="Single images", columns=8, object_fit="contain", height="auto", interactive=False,
+                label="Single images", columns=6, object_fit="contain", height="auto", interactive=False,
                 buttons=["download", "fullscreen"], elem_classes="pixels",
             )  # fmt: skip
     connect(

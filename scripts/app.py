@@ -35,7 +35,7 @@ def main() -> None:
     with quick_imports():
         from shared_attn.runtime import page
 
-    page.import_gradio()
+    page.check_gradio()
     page.check_place(options.address, options.port, options.max_upload)
     with quick_imports():
         from gan.page import fill_sample_tab

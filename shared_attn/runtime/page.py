@@ -7,6 +7,7 @@ that shows it; what users upload and get lies in a folder of its own, which goes
 from __future__ import annotations
 
 import html
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -35,6 +36,7 @@ STYLE = """
 .mistake { border-left: 4px solid #dc2626; background: #dc26261a; padding: 10px 14px; border-radius: 4px; }
 .shape { width: 100%; height: 500px; border: 1px solid var(--border-color-primary); border-radius: 8px; }
 .pixels img { image-rendering: pixelated; }
+.pixels .caption-label { left: 0; right: 0; bottom: 0; max-width: none; padding: 1px 6px; font-size: 11px; border: 0; }
 .numbers { width: 100%; border-collapse: collapse; }
 .numbers th, .numbers td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--border-color-primary); }
 .numbers th:first-child, .numbers td:first-child { text-align: left; }
@@ -46,20 +48,25 @@ POLICY = b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-a
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def import_gradio() -> Any:
-    """gradio, told to keep to itself.
+def check_gradio() -> None:
+    """See that gradio is at hand, without the seconds that importing it takes.
 
     Raises:
         ValueError: it is not installed, or too old; the line has pip's command.
     """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError(f"the page needs gradio, which is not installed: {INSTALL}")
+    version = importlib.metadata.version("gradio")
+    if int(version.partition(".")[0]) < OLDEST:
+        raise ValueError(f"the page needs gradio {OLDEST} or newer, this is {version}: {INSTALL} --upgrade")
+
+
+def import_gradio() -> Any:
+    """gradio, told to keep to itself."""
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")
     os.environ.update(NO_PROXY="*", no_proxy="*")  # it looks whether its own server answers
     import gradio
 
-    if int(gradio.__version__.partition(".")[0]) < OLDEST:
-        raise ValueError(f"the page needs gradio {OLDEST} or newer, this is {gradio.__version__}: {INSTALL} --upgrade")
     return gradio
 
 
