@@ -99,12 +99,12 @@ def test_a_dropped_mesh_is_classified_and_can_be_turned(page: Any, tmp_path: Pat
 
 def test_a_corrupt_mesh_is_told_in_words_and_the_page_lives_on(page: Any, tmp_path: Path) -> None:
     page.get_by_role("tab", name="Segment").click()
-    bad = tmp_path / "bad <b>shape</b>.off"
+    bad = tmp_path / "bad <b>shape.off"
     bad.write_text("OFF\n3 1 0\nnonsense")
     drop(page, bad)
     visible(page, ".mistake").wait_for()
     words = visible(page, ".mistake").inner_text()
-    assert "not a readable .off file" in words and "Traceback" not in words and "/" not in words.replace("/b", "")
+    assert "not a readable .off file" in words and "Traceback" not in words and "/" not in words
     visible(page, "[aria-label='Clear'], [aria-label='Remove file'], [aria-label*='lear']").first.click()
     drop(page, write_box(tmp_path / "box.ply"))
     page.frame_locator("iframe.shape:visible").get_by_text("box.ply").or_(

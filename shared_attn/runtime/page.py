@@ -217,12 +217,17 @@ def served(page: Any, *, address: str, port: int | None, max_upload: int) -> Ite
 
 
 class _KeepToItself:
-    """ASGI middleware: tells the browser to ask no other server for anything."""
+    """ASGI middleware: tells the browser to ask no other server for anything; takes no films, which gradio would keep."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].endswith("/process_recording"):
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
         async def with_policy(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"content-security-policy", POLICY)]
