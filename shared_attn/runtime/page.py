@@ -217,7 +217,7 @@ def served(page: Any, *, address: str, port: int | None, max_upload: int) -> Ite
 
 
 class _KeepToItself:
-    """ASGI middleware: tells the browser to ask no other server for anything; takes no films, which gradio would keep."""
+    """ASGI middleware: tells the browser to ask no other server for anything; takes no films, which would be kept."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self._app = app
