@@ -60,18 +60,14 @@ def segment(
     ply = ply.rename(folder / f"{path.stem}-parts.ply")  # downloaded, it should not replace what was uploaded
     points, faces = result.label_points(), result.label_faces()
     counts = {"points" if faces is None else "vertices": np.bincount(points, minlength=len(names))}
-    shares = counts["points"] / len(points) if faces is None else np.zeros(len(names))
-    if faces is not None:
+    sizes, corners = np.ones(len(points)), result.shape.faces
+    if faces is not None and corners is not None:
         counts["faces"] = np.bincount(faces, minlength=len(names))
-        shares = np.bincount(faces, weights=_areas(result.shape), minlength=len(names))
-        shares /= shares.sum()
+        a, b, c = (result.shape.points[corner] for corner in corners.T)
+        sizes = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    shares = np.bincount(points if faces is None else faces, weights=sizes, minlength=len(names)) / sizes.sum()
     heading = f"{written.category or 'parts'}, {written.up} up"
     return embed(page), _table(heading, names, counts, shares, "share" if faces is None else "area"), ply
-
-
-def _areas(shape: Shape) -> np.ndarray:
-    a, b, c = (shape.points[shape.faces[:, corner]] for corner in range(3))
-    return np.linalg.norm(np.cross(b - a, c - a), axis=1)
 
 
 def embed(page: Path, *, legend: bool = True) -> str:
