@@ -21,6 +21,7 @@ HEAVY = (
     "torchmetrics",
     "lightning",
     "tensorboard",
+    "gradio",
 )
 FORBIDDEN_NAMES = {"utils", "misc", "helpers", "common"}
 
