@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import torch
 from interruption import wait_for
 from PIL import Image
+from torchrun import finish, torchrun, worker
 
 from gan.augmentation import POLICIES, augment
 from shared_attn.runtime.launch import create_fabric
@@ -62,25 +62,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess.Popen[str]:
-    """A script in several processes on the CPU, each on one thread."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.Popen(
-        [*command, str(script), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
-    )
-
-
-def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    """What a process that ends with this status wrote to standard error."""
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == status, told
-    return told
-
-
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zip of 2 x 12 images."""
@@ -113,19 +94,6 @@ def losses(folder: Path) -> list[list[float]]:
     """Both networks' losses, line by line."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [[line["discriminator_loss"], line["generator_loss"]] for line in found if "generator_loss" in line]
-
-
-def worker(launcher: subprocess.Popen[str], rank: int) -> int:
-    """The number of a process that torchrun started."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (path / "environ").read_bytes().split(b"\0")
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if int(parent) == launcher.pid and f"RANK={rank}".encode() in environment:
-            return int(path.name)
-    raise AssertionError(f"no process of rank {rank}")
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes, as if one process had them all.
+"""Batch norm over the rows of all processes, as if one process had them all.
 
 Legend: B batch of this process, N tokens, C channels, H W grid, P processes.
 
@@ -8,6 +8,8 @@ penalty through a network with batch norm needs.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -15,13 +17,24 @@ from torch import Tensor, nn
 from shared_attn.runtime.processes import count_processes, sum_over_processes
 
 
+def merge_moments(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of the whole batch from those of this process's share; all shares are equal.
+
+    Differentiable, and without a difference of large numbers: variance = mean of the variances + variance of the means.
+    """
+    # Each process fills in its row of zeros: the sum is the table of all.
+    mine = torch.arange(count_processes(), device=mean.device) == dist.get_rank()  # (P,)
+    means, variances = sum_over_processes(torch.stack([mean, variance]) * mine[:, None, None]).unbind(dim=1)  # (P, C)
+    mean = means.mean(dim=0)
+    return mean, variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+
+
 def normalise_over_processes(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Batch norm of this process's share x (B, C, ...) of a batch that all processes share evenly.
 
-    Statistics are computed in float32 at least, and each process's are merged without a difference of large numbers:
-    variance = mean of the variances + variance of the means.
+    Statistics are computed in float32 at least.
 
     Returns:
         The normalised share in x's type, and mean and variance (C,) of the whole batch.
@@ -29,11 +42,7 @@ def normalise_over_processes(
     rows, shape = [axis for axis in range(x.ndim) if axis != 1], [1, -1] + [1] * (x.ndim - 2)
     full = x if x.dtype == torch.float64 else x.float()
     variance, mean = torch.var_mean(full, dim=rows, correction=0)
-    # Each process fills in its row of zeros: the sum is the table of all.
-    mine = torch.arange(count_processes(), device=x.device) == dist.get_rank()  # (P,)
-    means, variances = sum_over_processes(torch.stack([mean, variance]) * mine[:, None, None]).unbind(dim=1)  # (P, C)
-    mean = means.mean(dim=0)
-    variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+    mean, variance = merge_moments(mean, variance)
     scale = (variance + eps).rsqrt()
     if weight is not None:
         scale = scale * weight
@@ -44,12 +53,12 @@ def normalise_over_processes(
     return normed.to(x.dtype), mean.detach(), variance.detach()
 
 
-class SynchronisedBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` with the statistics of all processes while it trains; they must share the batch evenly.
+# What both forms below share; the batch norm itself is the other base of each.
+_Norm = nn.BatchNorm2d if TYPE_CHECKING else object
 
-    Made by `synchronise_norms`, for (B, C, H, W) and for tokens (B N, C).
-    """
 
+class _OverProcesses(_Norm):
+    synchronised = True
     _checked = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,9 +79,13 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
                 self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var), part)
         return normed
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002, as the class above calls it
-        if input.ndim not in (2, 3, 4):
-            raise ValueError(f"expected 2 to 4 dimensions, got {input.ndim}")
+
+class SynchronisedBatchNorm1d(_OverProcesses, nn.BatchNorm1d):  # type: ignore[misc]
+    """`nn.BatchNorm1d` with the statistics of all processes while it trains; they must share the batch evenly."""
+
+
+class SynchronisedBatchNorm2d(_OverProcesses, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with the statistics of all processes while it trains; they must share the batch evenly."""
 
 
 def _check_shares(x: Tensor) -> None:
@@ -81,19 +94,31 @@ def _check_shares(x: Tensor) -> None:
     sizes[dist.get_rank()] = len(x)
     dist.all_reduce(sizes)
     if len(set(sizes.tolist())) > 1:
-        raise ValueError(f"batch norm over processes: shares of {sizes.tolist()} images, expected equal ones")
+        raise ValueError(f"batch norm over processes: shares of {sizes.tolist()} rows, expected equal ones")
 
 
 def synchronise_norms(network: nn.Module) -> None:
-    """Exchange each batch norm of a network for one over all processes, in place; parameters and buffers stay."""
+    """Exchange each batch norm of a network for one over all processes, in place; parameters and buffers stay.
+
+    A module with an attribute `synchronised` merges its statistics itself (`merge_moments`) once that is True.
+    """
     for module in list(network.modules()):
+        if hasattr(module, "synchronised"):
+            module.synchronised = True
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            if type(child) in CONVERTED:
                 setattr(module, name, _convert(child))
 
 
-def _convert(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> SynchronisedBatchNorm2d:
-    converted = SynchronisedBatchNorm2d(
+CONVERTED: dict[type[nn.Module], type[nn.BatchNorm1d | nn.BatchNorm2d]] = {
+    nn.BatchNorm1d: SynchronisedBatchNorm1d,
+    nn.BatchNorm2d: SynchronisedBatchNorm2d,
+}
+
+
+def _convert(norm: nn.Module) -> nn.Module:
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    converted = CONVERTED[type(norm)](
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta"
     )
     converted._parameters, converted._buffers = norm._parameters, norm._buffers
