@@ -1,0 +1,139 @@
+"""Training point networks by two processes is training by one: draws, weights, what is written, and how it stops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pointcloud_processes
+import pytest
+import torch
+from torch import nn
+from torchrun import finish, torchrun
+
+from pointcloud.layers import drop_path, share_draws
+from shared_attn.runtime.processes import Share
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "train_pointcloud.py"
+# 20 steps, every option that changes one.
+COMMON: dict[str, Any] = {
+    "dataset": "",
+    "device": "cpu",
+    "epochs": 4,
+    "batch_size": 4,
+    "num_points": 24,
+    "learning_rate": 5e-3,
+    "warmup_epochs": 0.5,
+    "validation": 0.1,
+    "evaluate_epochs": 2,
+    "average_epochs": 0.5,
+    "norm_clouds": 8,
+    "gradient_clip": 0.5,
+    "drop_path": 0.5,
+    "point_dropout": 0.2,
+    "rotation": 30.0,
+    "tilt": 20.0,
+    "scale": (0.8, 1.25),
+    "shift": 0.1,
+    "jitter": 0.01,
+    "embed_channels": (8, 8),
+    "num_layers": 2,
+    "fuse_channels": 24,
+    "head_channels": (16, 12),
+}
+NEIGHBOURS = {"neighbour_channels": (12, 16), "num_centres": (16, 8), "num_neighbours": 4}
+PARTS = {"task": "segment", "neighbour_channels": (8, 16), "num_neighbours": 4}
+RUNS: dict[str, dict[str, Any]] = {
+    "classifier": {**COMMON, **NEIGHBOURS, "point_mix": "cutmix_k", "mix_probability": 0.7},
+    "published": {**COMMON, **NEIGHBOURS, "attention": "offset", "optimizer": "sgd", "pooling": "max_mean"}
+    | {"point_mix": "rsmix", "norm_clouds": 0, "position_embedding": True},
+    "segmenter": {**COMMON, **PARTS},
+}
+
+
+@pytest.fixture(scope="module")
+def solids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 32 points, flat and tall boxes, each with a lower and an upper part."""
+    folder, random = tmp_path_factory.mktemp("solids"), np.random.default_rng(0)
+    for split, count in (("train", 22), ("test", 37)):
+        label = np.arange(count) % 2
+        points = random.uniform(-0.5, 0.5, (count, 32, 3))
+        points[label == 0] *= (1, 1, 0.2)
+        np.savez(
+            folder / f"solids_32_{split}.npz",
+            points=(points * 4095).astype(np.int16),
+            label=label.astype(np.uint8),
+            class_names=np.array(["flat", "tall"]),
+            scale=np.float32(1 / 4096),
+            part_label=((points[..., 2] > 0) + 2 * label[:, None]).astype(np.uint8),
+            part_names=np.array(["flat/low", "flat/high", "tall/low", "tall/high"]),
+            class_part_start=np.array([0, 2], np.uint8),
+            class_part_count=np.array([2, 2], np.uint8),
+        )
+    return folder
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
+    """Of the weights and buffers of the network and of the average."""
+    worst = 0.0
+    for part in ("network", "average"):
+        assert first[part].keys() == second[part].keys()
+        for name, value in first[part].items():
+            worst = max(worst, float((value.double() - second[part][name].double()).abs().max()))
+    return worst
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run, but for what depends on the time."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in found]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_each_process_draws_what_one_would_for_its_clouds(count: int) -> None:
+    x, branch = torch.randn(8, 5, 6), torch.randn(8, 5, 6)
+    torch.manual_seed(1)
+    whole = nn.Dropout(0.3)(drop_path(x, x + branch, 0.4))
+    parts = []
+    for rank in range(count):
+        share = Share(rank, count)
+        layer = nn.Sequential(nn.Dropout(0.3))
+        share_draws(layer, share)
+        torch.manual_seed(1)
+        mine = share.take(x)
+        parts.append(layer(drop_path(mine, mine + share.take(branch), 0.4, share)))
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def compare(solids: Path, folder: Path, runs: dict[str, dict[str, Any]]) -> None:
+    runs = {name: {**changes, "data": str(solids)} for name, changes in runs.items()}
+    job = torchrun(ROOT / "tests" / "pointcloud_processes.py", folder / "two", json.dumps(runs))
+    told = finish(job)
+    assert "Warning" not in told
+    pointcloud_processes.train_exactly(folder / "one", runs)
+    for name in runs:
+        one, two = (checkpoint(folder / place / name) for place in ("one", "two"))
+        assert one["network"]["encoder.fuse.linear.weight"].dtype == torch.float64
+        assert one["shown"] == two["shown"] == 20 * 4
+        assert largest_difference(one, two) < 1e-9, name
+        lines = [metrics(folder / place / name) for place in ("one", "two")]
+        assert [line.keys() for line in lines[0]] == [line.keys() for line in lines[1]]
+        for first, second in zip(*lines, strict=True):
+            np.testing.assert_allclose(list(first.values()), list(second.values()), rtol=1e-9)
+
+
+def test_two_processes_train_what_one_does(solids: Path, tmp_path: Path) -> None:
+    compare(solids, tmp_path, {"classifier": RUNS["classifier"]})
+
+
+@pytest.mark.slow
+def test_two_processes_end_in_the_weights_of_one(solids: Path, tmp_path: Path) -> None:
+    """In float64, where rounding leaves no doubt."""
+    compare(solids, tmp_path, {name: run for name, run in RUNS.items() if name != "classifier"})
