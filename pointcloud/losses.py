@@ -8,7 +8,9 @@ from torch import Tensor
 
 
 def smoothed_cross_entropy(logits: Tensor, label: Tensor, smoothing: float) -> Tensor:
-    """Cross entropy (..., K), (...) -> scalar in float32 or wider; `smoothing` is what the true class gives away to the others.
+    """Cross entropy (..., K), (...) -> scalar in float32 or wider.
+
+    `smoothing` is what the true class gives away to the others.
 
     PCT_Pytorch spreads it over the K - 1 other classes, torch over all K: hence the factor K / (K - 1). A label of
     mixed clouds is (..., K), the share of each class; each class then gives away that part of its share.

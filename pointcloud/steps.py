@@ -1,6 +1,7 @@
 """Which clouds a training step sees, and what becomes of them: order, augmentation, mixing.
 
-Everything follows from the seed and the number of clouds shown before the step. B batch, or this process's share of it; N points, K classes.
+Everything follows from the seed and the number of clouds shown before the step. B batch, or this process's share of
+it; N points, K classes.
 """
 
 from __future__ import annotations

@@ -85,9 +85,7 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
         train_set, validation_set, test_set = _load_sets(config, train_data, test_data)
     seed_step(config.seed, "initialisation")
     network = create_model(config, train_set).to(device)
-    if share.count > 1:
-        synchronise_norms(network)
-        share_draws(network, share)
+    share_batches(network, share)
     if first:
         open_run(config.out, config, fresh=config.fresh, free=FREE_FIELDS)
     wait_for_all()
@@ -133,20 +131,17 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
             # and then.
             asks = epoch_ended or share.count == 1 or device.type == "cpu" or shown // B % STEPS_UNASKED == 0
             stops = asks and any_process(interrupt.requested, device)
-            if epoch_ended or stops:
+            saves = epoch_ended or stops
+            if saves:
                 check_loss(first_over_processes(failed), B)
                 (tally,) = average_over_processes(tally)
-            if epoch_ended and first:
-                show_progress(progress, tally, learning_rate(shown / D, config))
             if epoch_ended:
+                show_progress(progress, tally, learning_rate(shown / D, config))
                 tally.zero_()
             if evaluates:
                 assess(config, average.model, train_set, validation_set, progress, share)
-            if (epoch_ended or stops) and first:
-                states = {name: part.state_dict() for name, part in parts.items()}
-                save_checkpoint(config.out, {**states, "shown": shown, "tally": tally.cpu(), "data": fingerprint})
-            if epoch_ended or stops:
-                wait_for_all()
+            if saves:
+                save(config, parts, {"shown": shown, "tally": tally.cpu(), "data": fingerprint}, first=first)
             if stops and shown < steps * B:
                 interrupt.stop(f"{shown:,} of {steps * B:,} clouds")
 
@@ -174,6 +169,20 @@ def _load_sets(config: Config, train_data: Any, test_data: Any) -> tuple[CloudSe
     train_set, validation_set = split_validation(train_set, config.validation, config.seed)
     check_data(config, train_set, test_set)
     return train_set, validation_set, test_set
+
+
+def share_batches(network: nn.Module, share: Share) -> None:
+    """Lets a network see its share of each batch as if it saw the whole: batch norm's statistics, and dropout."""
+    if share.count > 1:
+        synchronise_norms(network)
+        share_draws(network, share)
+
+
+def save(config: Config, parts: dict[str, Any], place: dict[str, Any], *, first: bool) -> None:
+    """The first process writes the run's checkpoint: the states of `parts`, and `place`; the others wait for it."""
+    if first:
+        save_checkpoint(config.out, {**{name: part.state_dict() for name, part in parts.items()}, **place})
+    wait_for_all()
 
 
 def restore(config: Config, parts: dict[str, Any], fingerprint: int) -> tuple[int, Tensor]:

@@ -116,7 +116,7 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def first_over_processes(failed: Tensor) -> int:
-    """Of the numbers of failed steps, 0 for none, the smallest of all processes' that is not 0; waits for the device."""
+    """The first of all processes' failed steps, 0 where none has failed; waits for the device."""
     if count_processes() > 1:
         failed = torch.where(failed == 0, torch.iinfo(failed.dtype).max, failed)
         dist.all_reduce(failed, dist.ReduceOp.MIN)
@@ -126,7 +126,7 @@ def first_over_processes(failed: Tensor) -> int:
 
 @contextlib.contextmanager
 def first_on_machine(local_rank: int) -> Iterator[None]:
-    """The machine's first process goes through the block before the others do, and leaves files that these then find."""
+    """A machine's first process goes through the block before the others, which find the files that it leaves."""
     if local_rank > 0:
         wait_for_all()
     yield
