@@ -9,6 +9,8 @@ Attention layers have their own, from shared_attn.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,7 +66,8 @@ class SharedDropout(nn.Dropout):
 
 def share_draws(network: nn.Module, share: Share) -> None:
     """Lets the random draws within a network be those of the batch of all processes, in place."""
-    for module in list(network.modules()):
+    modules: list[Any] = list(network.modules())
+    for module in modules:
         if hasattr(module, "share"):
             module.share = share
         for name, child in list(module.named_children()):

@@ -144,11 +144,9 @@ TINY = (
 )
 
 
-def train_tiny(noise: Path, out: Path, *more: object, processes: int = 2) -> subprocess.Popen[str]:
+def train_tiny(noise: Path, out: Path, *more: object, **launch: int) -> subprocess.Popen[str]:
     """scripts/train_gan.py on the noise, by some processes."""
-    return torchrun(
-        SCRIPT, "eagan-cifar10-small", "--data", noise, "--out", out, *TINY.split(), *more, processes=processes
-    )
+    return torchrun(SCRIPT, "eagan-cifar10-small", "--data", noise, "--out", out, *TINY.split(), *more, **launch)
 
 
 @pytest.mark.slow
@@ -192,3 +190,18 @@ def test_a_mistake_is_told_once(flags: list[object], message: str, noise: Path, 
     assert before.count("error: ") == 1 and f"error: {message}" in before
     assert told.count("Traceback") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_is_replaced_and_the_run_goes_on(rank: int, noise: Path, tmp_path: Path) -> None:
+    """From the last checkpoint, even with --fresh, which is meant for the first start."""
+    finish(train_tiny(noise, tmp_path / "whole", "--images", 120))
+    pieces = train_tiny(noise, tmp_path / "pieces", "--images", 120, "--fresh", restarts=3)
+    wait_for(tmp_path / "pieces", 52)
+    os.kill(worker(pieces, rank), signal.SIGKILL)
+    assert "error: " not in finish(pieces)
+    one, two = (checkpoint(tmp_path / name) for name in ("whole", "pieces"))
+    assert one["shown"] == two["shown"] == 120
+    assert largest_difference(one, two) == 0  # two processes add up in one order
+    assert len(list((tmp_path / "pieces").glob("events.out.tfevents.*"))) == 2  # so the second did not start over

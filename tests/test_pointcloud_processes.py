@@ -112,6 +112,9 @@ def test_each_process_draws_what_one_would_for_its_clouds(count: int) -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
+RUN_NAMES = ("whole", "pieces")
+
+
 def compare(solids: Path, folder: Path, runs: dict[str, dict[str, Any]]) -> None:
     runs = {name: {**changes, "data": str(solids)} for name, changes in runs.items()}
     job = torchrun(ROOT / "tests" / "pointcloud_processes.py", folder / "two", json.dumps(runs))
@@ -137,3 +140,68 @@ def test_two_processes_train_what_one_does(solids: Path, tmp_path: Path) -> None
 def test_two_processes_end_in_the_weights_of_one(solids: Path, tmp_path: Path) -> None:
     """In float64, where rounding leaves no doubt."""
     compare(solids, tmp_path, {name: run for name, run in RUNS.items() if name != "classifier"})
+
+
+TINY = (
+    "--dataset= --epochs 8 --batch-size 4 --num-points 24 --validation 0.1 --evaluate-epochs 4 --precision fp32 "
+    "--learning-rate 1e-3 --embed-channels 8 8 --neighbour-channels 12 16 --num-centres 16 8 --num-neighbours 4 "
+    "--fuse-channels 24 --head-channels 16 12 --norm-clouds 8 --device cpu"
+)
+
+
+def train_tiny(solids: Path, out: Path, *more: object, **launch: int) -> subprocess.Popen[str]:
+    """scripts/train_pointcloud.py on the solids, by some processes."""
+    return torchrun(SCRIPT, "eat-shapes-small", "--data", solids, "--out", out, *TINY.split(), *more, **launch)
+
+
+@pytest.mark.slow
+def test_a_run_is_interrupted_by_one_process_and_resumed_by_another_number(solids: Path, tmp_path: Path) -> None:
+    """In float32 weights differ by rounding."""
+    finish(train_tiny(solids, tmp_path / "whole", processes=1))
+    pieces = train_tiny(solids, tmp_path / "pieces")
+    wait_for(tmp_path / "pieces", 40)
+    os.kill(worker(pieces, rank=1), signal.SIGINT)
+    told = finish(pieces, status=1)  # torchrun's own
+    assert told.count("interrupted at") == told.count("error: ") == 1
+    assert 40 <= checkpoint(tmp_path / "pieces")["shown"] < 160
+    finish(train_tiny(solids, tmp_path / "pieces", processes=1))
+    one, two = (checkpoint(tmp_path / name) for name in ("whole", "pieces"))
+    assert one["shown"] == two["shown"] == 160
+    for name, value in one["average"].items():
+        torch.testing.assert_close(two["average"][name], value, rtol=0.05, atol=0.02)
+    losses = [[line["train_loss"] for line in metrics(tmp_path / name) if "train_loss" in line] for name in RUN_NAMES]
+    np.testing.assert_allclose(*losses, rtol=2e-2)
+    assert len(list((tmp_path / "pieces").glob("events.out.tfevents.*"))) == 2  # one a start, of the first process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_is_replaced_and_the_run_goes_on(rank: int, solids: Path, tmp_path: Path) -> None:
+    """Even with --fresh, which is meant for the first start; two processes add up in one order, so to the bit."""
+    finish(train_tiny(solids, tmp_path / "whole"))
+    pieces = train_tiny(solids, tmp_path / "pieces", "--fresh", restarts=3)
+    wait_for(tmp_path / "pieces", 40)
+    os.kill(worker(pieces, rank), signal.SIGKILL)
+    told = finish(pieces)
+    assert "error: " not in told
+    one, two = (checkpoint(tmp_path / name) for name in RUN_NAMES)
+    assert largest_difference(one, two) == 0
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "pieces")
+    starts = list((tmp_path / "pieces").glob("events.out.tfevents.*"))
+    assert len(starts) == 2  # so the second did not start over, which removes the first's
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--batch-size", 5], "--batch-size 5: expected a multiple of the 2 processes"),
+        (["--compile"], "--compile: compiles the steps of a single process, torchrun started 2"),
+        (["--data", "no.npz"], "--data no.npz: no such file or folder"),
+    ],
+)
+def test_a_mistake_is_told_once(flags: list[object], message: str, solids: Path, tmp_path: Path) -> None:
+    told = finish(train_tiny(solids, tmp_path / "run", *flags), status=1)
+    before = told.split("Traceback")[0]  # torchrun's own, once a process has failed
+    assert before.count("error: ") == 1 and f"error: {message}" in before
+    assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ penalty through a network with batch norm needs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -53,39 +53,42 @@ def normalise_over_processes(
     return normed.to(x.dtype), mean.detach(), variance.detach()
 
 
-# What both forms below share; the batch norm itself is the other base of each.
-_Norm = nn.BatchNorm2d if TYPE_CHECKING else object
-
-
-class _OverProcesses(_Norm):
-    synchronised = True
-    _checked = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or count_processes() == 1:
-            return super().forward(x)
-        if not self._checked:
-            _check_shares(x)
-            self._checked = True
-        normed, mean, variance = normalise_over_processes(x, self.weight, self.bias, self.eps)
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            with torch.no_grad():
-                self.num_batches_tracked.add_(1)
-                part = self.momentum
-                if part is None:  # a cumulative mean
-                    part = 1 / float(self.num_batches_tracked)
-                count = x.numel() // x.shape[1] * count_processes()
-                self.running_mean.lerp_(mean.to(self.running_mean), part)
-                self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var), part)
-        return normed
-
-
-class SynchronisedBatchNorm1d(_OverProcesses, nn.BatchNorm1d):  # type: ignore[misc]
+class SynchronisedBatchNorm1d(nn.BatchNorm1d):
     """`nn.BatchNorm1d` with the statistics of all processes while it trains; they must share the batch evenly."""
 
+    synchronised = True
+    checked = False
 
-class SynchronisedBatchNorm2d(_OverProcesses, nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return _train(self, x) if self.training and count_processes() > 1 else super().forward(x)
+
+
+class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` with the statistics of all processes while it trains; they must share the batch evenly."""
+
+    synchronised = True
+    checked = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _train(self, x) if self.training and count_processes() > 1 else super().forward(x)
+
+
+def _train(norm: SynchronisedBatchNorm1d | SynchronisedBatchNorm2d, x: Tensor) -> Tensor:
+    """What a batch norm does in training: normalises, and updates its running statistics."""
+    if not norm.checked:
+        _check_shares(x)
+        norm.checked = True
+    normed, mean, variance = normalise_over_processes(x, norm.weight, norm.bias, norm.eps)
+    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            part = norm.momentum
+            if part is None:  # a cumulative mean
+                part = 1 / float(norm.num_batches_tracked)
+            count = x.numel() // x.shape[1] * count_processes()
+            norm.running_mean.lerp_(mean.to(norm.running_mean), part)
+            norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var), part)
+    return normed
 
 
 def _check_shares(x: Tensor) -> None:
@@ -102,7 +105,8 @@ def synchronise_norms(network: nn.Module) -> None:
 
     A module with an attribute `synchronised` merges its statistics itself (`merge_moments`) once that is True.
     """
-    for module in list(network.modules()):
+    modules: list[Any] = list(network.modules())
+    for module in modules:
         if hasattr(module, "synchronised"):
             module.synchronised = True
         for name, child in list(module.named_children()):
