@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ import numpy as np
 import pointcloud_processes
 import pytest
 import torch
+from interruption import wait_for
 from torch import nn
-from torchrun import finish, torchrun
+from torchrun import finish, torchrun, worker
 
 from pointcloud.layers import drop_path, share_draws
 from shared_attn.runtime.processes import Share
