@@ -148,8 +148,8 @@ def test_two_processes_end_in_the_weights_of_one(solids: Path, tmp_path: Path) -
 
 TINY = (
     "--dataset= --epochs 8 --batch-size 4 --num-points 24 --validation 0.1 --evaluate-epochs 4 --precision fp32 "
-    "--learning-rate 1e-3 --embed-channels 8 8 --neighbour-channels 12 16 --num-centres 16 8 --num-neighbours 4 "
-    "--fuse-channels 24 --head-channels 16 12 --norm-clouds 8 --device cpu"
+    "--optimizer sgd --learning-rate 1e-2 --embed-channels 8 8 --neighbour-channels 12 16 --num-centres 16 8 "
+    "--num-neighbours 4 --fuse-channels 24 --head-channels 16 12 --norm-clouds 8 --device cpu"
 )
 
 
@@ -160,7 +160,7 @@ def train_tiny(solids: Path, out: Path, *more: object, **launch: int) -> subproc
 
 @pytest.mark.slow
 def test_a_run_is_interrupted_by_one_process_and_resumed_by_another_number(solids: Path, tmp_path: Path) -> None:
-    """In float32 weights differ by rounding."""
+    """In float32 weights differ by rounding, which plain gradient descent does not blow up as Adam does."""
     finish(train_tiny(solids, tmp_path / "whole", processes=1))
     pieces = train_tiny(solids, tmp_path / "pieces")
     wait_for(tmp_path / "pieces", 40)
@@ -172,9 +172,9 @@ def test_a_run_is_interrupted_by_one_process_and_resumed_by_another_number(solid
     one, two = (checkpoint(tmp_path / name) for name in ("whole", "pieces"))
     assert one["shown"] == two["shown"] == 160
     for name, value in one["average"].items():
-        torch.testing.assert_close(two["average"][name], value, rtol=0.05, atol=0.02)
+        torch.testing.assert_close(two["average"][name], value, rtol=1e-3, atol=1e-3)
     losses = [[line["train_loss"] for line in metrics(tmp_path / name) if "train_loss" in line] for name in RUN_NAMES]
-    np.testing.assert_allclose(*losses, rtol=2e-2)
+    np.testing.assert_allclose(*losses, rtol=1e-3)
     assert len(list((tmp_path / "pieces").glob("events.out.tfevents.*"))) == 2  # one a start, of the first process
 
 
