@@ -26,8 +26,7 @@ class Options:
     json: bool = False
     """Print one JSON list instead of a table."""
     answers: Path | None = None
-    """Write the answers to this file instead, a JSON object a line; the same command goes on where it was stopped. For
-    very many files, and for several processes (torchrun), which share them."""
+    """Write them to this file, as JSON lines, and go on where that was stopped; torchrun's processes share the files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
 
@@ -51,7 +50,7 @@ def main() -> None:
     choice: dict[str, Any] = {"up": options.up, "samplings": options.samplings}
     work = partial(classify_files, model, **choice)
     if options.answers is not None:
-        raise SystemExit(answer_all(options.answers, files, choice, model, work, share))
+        raise SystemExit(answer_all(options.answers, files, vars(options), model, work, share))
     automatic = options.up == "auto"
     widest = max(map(len, model.class_names))
     columns = {"class": widest, "probability": 11, **({"up": 2} if automatic else {}), "next": 0}

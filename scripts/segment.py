@@ -33,8 +33,7 @@ class Options:
     json: bool = False
     """Print one JSON list instead of a table."""
     answers: Path | None = None
-    """Write the answers to this file instead, a JSON object a line; the same command goes on where it was stopped. For
-    very many files, and for several processes (torchrun), which share them."""
+    """Write them to this file, as JSON lines, and go on where that was stopped; torchrun's processes share the files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
 
@@ -54,7 +53,6 @@ def main() -> None:
         from pointcloud.files.streaming import thread_pool
         from pointcloud.files.user_files import find_files
         from pointcloud.models import SEGMENTER, load_model
-
     share, device = join_processes(options.device, options.answers, as_json=options.json)
     model = load_model(options.weights, SEGMENTER, device=device)
     files, chosen = find_files(options.files, leave_out=options.out), []
@@ -63,8 +61,7 @@ def main() -> None:
     choice: dict[str, Any] = {"category": options.category, "up": options.up, "samplings": options.samplings}
     work = partial(segment_files, model, finish=write, **choice)
     if options.answers is not None:
-        settings = {**choice, "out": str(options.out), "formats": options.formats}
-        raise SystemExit(answer_all(options.answers, files, settings, model, work, share))
+        raise SystemExit(answer_all(options.answers, files, vars(options), model, work, share))
     with thread_pool(len(files)) as pool, Answers(files, columns, as_json=options.json) as answers:
         for file, done in work(files, pool=pool):
             if isinstance(done, Exception):
@@ -76,8 +73,7 @@ def main() -> None:
             answers.row(file, [*cells, " ".join(map(str, done.written))], done.as_dict())
     if options.up == "auto" and options.json:
         print(tell_axes(chosen), file=sys.stderr)
-    if answers.skipped:
-        raise SystemExit(2)
+    sys.exit(2 if answers.skipped else 0)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
         complete = bool(known.pop("complete"))
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{folder / SETTINGS}: not readable; remove {folder} to start over") from error
-    given = json.loads(json.dumps(settings))
+    given = json.loads(json.dumps(settings, default=str))
     differences = [
         f"{name} was {known.get(name)!r}, is {given.get(name)!r}"
         for name in sorted(known.keys() | given.keys())
@@ -104,7 +104,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> bool:
 
 def write_settings(folder: Path, settings: Mapping[str, Any], *, complete: bool) -> None:
     with atomic_write(folder / SETTINGS, "w") as file:
-        json.dump({**settings, "complete": complete}, file, indent=2)
+        json.dump({**settings, "complete": complete}, file, indent=2, default=str)
 
 
 def find_answered(folder: Path, count: int) -> bytearray:

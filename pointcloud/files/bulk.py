@@ -33,6 +33,8 @@ from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.processes import WHOLE, Share, outlive_the_others, wait_for_all
 from shared_attn.runtime.records import hash_file
 
+FREE = ("files", "weights", "json", "answers", "device")  # the first two are told more closely
+
 
 class Work(Protocol):
     """Answers about files, in their order, each with `as_dict`; the error of one that cannot be read."""
@@ -76,7 +78,7 @@ def answer_all(
     the same command does nothing then.
 
     Args:
-        settings: the flags that the answers depend on. The weights and the files' list count too.
+        settings: the flags; the answers depend on all but `FREE`, and on the weights and the list of files.
         work: computes answers; gets the files that are left to this process.
 
     Returns:
@@ -87,7 +89,8 @@ def answer_all(
     """
     folder = path.with_name(path.name + ".parts")
     names = hashlib.sha256("\0".join(str(file.path) for file in files).encode(errors="surrogateescape"))
-    question = {**settings, "files": len(files), "list": names.hexdigest(), "weights": hash_file(model.path)}
+    asked = {name: value for name, value in settings.items() if name not in FREE}
+    question = {**asked, "files": len(files), "list": names.hexdigest(), "weights": hash_file(model.path)}
     if share.rank == 0:
         if path.is_dir():
             raise ValueError(f"--answers {path}: a folder; expected a file")
