@@ -26,7 +26,7 @@ class Options:
     json: bool = False
     """Print one JSON list instead of a table."""
     answers: Path | None = None
-    """Write them to this file, as JSON lines, and go on where that was stopped; torchrun's processes share the files."""
+    """Write them to this file, as JSON lines, and go on where that stopped; torchrun's processes share the files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
 
