@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,12 @@ from interruption import wait_for
 from torch import nn
 from torchrun import finish, torchrun, worker
 
+from pointcloud import evaluation
+from pointcloud.datasets import load_split
+from pointcloud.evaluation import evaluate_classifier, evaluate_segmenter, predict_logits
 from pointcloud.layers import drop_path, share_draws
+from pointcloud.models import create_model
+from pointcloud.presets import Config
 from shared_attn.runtime.processes import Share
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,6 +123,35 @@ def test_each_process_draws_what_one_would_for_its_clouds(count: int) -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("task", ["classify", "segment"])
+def test_shares_of_an_evaluation_are_the_bits_of_the_whole(
+    task: Any, solids: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even for more processes than groups of clouds: 37 clouds are two groups of 32."""
+    config = Config(**{**COMMON, **(PARTS if task == "segment" else NEIGHBOURS)})
+    clouds = load_split(str(solids), "", "test")
+    network = create_model(config, clouds)
+    whole = torch.cat([logits for _, logits in predict_logits(network, clouds, 24)])
+    filled = torch.full_like(whole, torch.nan)
+    for rank in range(3):
+        for items, logits in predict_logits(network, clouds, 24, share=Share(rank, 3)):
+            assert filled[items].isnan().all()
+            filled[items] = logits
+    assert torch.equal(filled, whole)
+    measure = evaluate_segmenter if task == "segment" else evaluate_classifier
+    parts: list[list[torch.Tensor]] = []
+    for rank in range(3):
+        gathered: list[torch.Tensor] = []
+        monkeypatch.setattr(evaluation, "gather_rows", lambda rows, _, to=gathered: to.append(rows.clone()) or rows)
+        measure(network, clouds, 24, share=Share(rank, 3))
+        parts.append(gathered)
+    sums = iter([torch.stack(rows).sum(0) for rows in zip(*parts, strict=True)])
+    monkeypatch.setattr(evaluation, "gather_rows", lambda *_: next(sums))
+    together = measure(network, clouds, 24, share=Share(0, 3))
+    monkeypatch.undo()
+    assert str(together) == str(measure(network, clouds, 24))
+
+
 RUN_NAMES = ("whole", "pieces")
 
 
@@ -153,7 +189,7 @@ TINY = (
 )
 
 
-def train_tiny(solids: Path, out: Path, *more: object, **launch: int) -> subprocess.Popen[str]:
+def train_tiny(solids: Path, out: Path, *more: object, **launch: Any) -> subprocess.Popen[str]:
     """scripts/train_pointcloud.py on the solids, by some processes."""
     return torchrun(SCRIPT, "eat-shapes-small", "--data", solids, "--out", out, *TINY.split(), *more, **launch)
 
@@ -209,3 +245,30 @@ def test_a_mistake_is_told_once(flags: list[object], message: str, solids: Path,
     before = told.split("Traceback")[0]  # torchrun's own, once a process has failed
     assert before.count("error: ") == 1 and f"error: {message}" in before
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(
+    solids: Path, tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    finish(train_tiny(solids, tmp_path / "run", "--epochs", 1, processes=1))
+    flags = ["--weights", tmp_path / "run", "--data", solids, "--dataset=", "--votes", 2, "--device", "cpu", "--json"]
+    one = run_script("evaluate_pointcloud.py", *flags, tmp_path / "one.json")
+    assert one.returncode == 0, one.stderr
+    finish(torchrun(ROOT / "scripts" / "evaluate_pointcloud.py", *flags, tmp_path / "two.json"))
+    assert (tmp_path / "two.json").read_text() == (tmp_path / "one.json").read_text()
+
+
+@pytest.mark.slow
+def test_two_machines_train_what_two_processes_of_one_do(solids: Path, tmp_path: Path) -> None:
+    """Two launchers with one process each, which meet as those of two machines do."""
+    finish(train_tiny(solids, tmp_path / "whole"))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launch = ["--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=test"]
+    jobs = [train_tiny(solids, tmp_path / "pieces", processes=1, launch=launch) for _ in range(2)]
+    for job in jobs:
+        finish(job)
+    one, two = (checkpoint(tmp_path / name) for name in RUN_NAMES)
+    assert largest_difference(one, two) == 0

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def torchrun(script: Path, *arguments: object, processes: int = 2, restarts: int = 0) -> subprocess.Popen[str]:
-    """A script in several processes on the CPU, each on one thread."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+def torchrun(
+    script: Path,
+    *arguments: object,
+    processes: int = 2,
+    restarts: int = 0,
+    launch: Sequence[str] = ("--standalone",),
+) -> subprocess.Popen[str]:
+    """A script in several processes on the CPU, each on one thread; `launch`: how torchrun's launchers meet."""
+    command = [sys.executable, "-m", "torch.distributed.run", *launch, f"--nproc-per-node={processes}"]
     return subprocess.Popen(
         [*command, f"--max-restarts={restarts}", str(script), *map(str, arguments)],
         stdout=subprocess.PIPE,
