@@ -237,7 +237,7 @@ def test_a_killed_worker_is_replaced_and_the_run_goes_on(rank: int, solids: Path
     [
         (["--batch-size", 5], "--batch-size 5: expected a multiple of the 2 processes"),
         (["--compile"], "--compile: compiles the steps of a single process, torchrun started 2"),
-        (["--data", "no.npz"], "--data no.npz: no such file or folder"),
+        (["--data", "no.npz"], "--data no.npz: no such folder or .npz file"),
     ],
 )
 def test_a_mistake_is_told_once(flags: list[object], message: str, solids: Path, tmp_path: Path) -> None:
