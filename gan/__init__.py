@@ -3,7 +3,7 @@
     import gan
     generator = gan.load_generator("runs/a")
 
-networks     generator, discriminator, resampling, initialization, spectral_norm; norms: of several processes
+networks     generator, discriminator, resampling, initialization, spectral_norm
 training     presets (every flag), training (the loop), steps, losses, augmentation, adaptation, averaging, graphs
 telling      reporting (evaluations, record), diagnostics, gallery, pictures, attention_pictures
 data/        images from wherever they lie to batches;  judging/: distances, scores, nearest images

@@ -20,9 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_attn.runtime.processes import Share
-
-WHOLE = Share()  # of a batch that one process has to itself
+from shared_attn.runtime.processes import WHOLE, Share
 
 
 def _uniform(images: Tensor, share: Share) -> Tensor:

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from gan.adaptation import Adaptation
-from gan.augmentation import WHOLE, augment
+from gan.augmentation import augment
 from gan.graphs import GraphedStep
 from gan.losses import LOSSES, NEEDS_REAL, consistency, gradient_penalty, lecam
 from gan.presets import GanConfig
-from shared_attn.runtime.processes import Share
+from shared_attn.runtime.processes import WHOLE, Share
 
 Step = Callable[[Tensor, Tensor], Tensor]
 

@@ -29,7 +29,6 @@ from gan.discriminator import Discriminator
 from gan.generator import Generator
 from gan.judging.evaluation import prepare_reference
 from gan.judging.features import load_features
-from gan.norms import synchronise_norms
 from gan.presets import GanConfig, check_config, free_fields
 from gan.reporting import Reporter
 from gan.steps import Steps
@@ -46,12 +45,14 @@ from shared_attn.runtime.processes import (
     Share,
     any_process,
     average_over_processes,
+    first_on_machine,
     outlive_the_others,
     wait_for_all,
 )
 from shared_attn.runtime.progress import Progress
 from shared_attn.runtime.run_folder import open_run
 from shared_attn.runtime.seeding import seed_step
+from shared_attn.runtime.synchronised_norms import synchronise_norms
 
 ADAM_EPS = 1e-6
 Network = TypeVar("Network", Generator, Discriminator)
@@ -190,11 +191,8 @@ def check_machine(config: GanConfig, device: torch.device, share: Share) -> None
 
 def load_data(config: GanConfig, fabric: Any) -> ImageSet:
     """The training images; the first process of a machine decodes into the cache what the others then find there."""
-    if fabric.local_rank > 0:
-        wait_for_all()
-    data = load_image_set(config.data, config.image_size, stream=config.stream)
-    if fabric.local_rank == 0:
-        wait_for_all()
+    with first_on_machine(fabric.local_rank):
+        data = load_image_set(config.data, config.image_size, stream=config.stream)
     if not config.conditional:
         data = replace(data, labels=torch.zeros_like(data.labels), class_names=["all"])
     return data

@@ -16,6 +16,7 @@ from pointcloud.layers import LBR, drop_path, stack_lbr
 from pointcloud.neighbours import NeighbourEmbedding
 from shared_attn.offset import OffsetForm, create_offset_layer
 from shared_attn.products import use_products
+from shared_attn.runtime.processes import WHOLE
 
 
 class PointEncoder(nn.Module):
@@ -69,7 +70,7 @@ class PointEncoder(nn.Module):
             raise ValueError(f"num_layers {num_layers}, num_neighbours {num_neighbours}: expected at least 1 each")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path {drop_path}: expected at least 0 and below 1")
-        self.drop_path = drop_path
+        self.drop_path, self.share = drop_path, WHOLE
         self.num_centres, self.num_neighbours = tuple(num_centres), num_neighbours
         self.embed = stack_lbr([3, *embed_channels])
         widths = [embed_channels[-1], *neighbour_channels]
@@ -95,7 +96,7 @@ class PointEncoder(nn.Module):
             before = x if position is None else x + position
             x = layer(before, grid=(x.shape[1],))
             if self.training and self.drop_path:
-                x = drop_path(before, x, self.drop_path * depth / len(self.attention))
+                x = drop_path(before, x, self.drop_path * depth / len(self.attention), self.share)
             outputs.append(x)
         if self.neighbours:
             outputs.append(features)

@@ -6,6 +6,7 @@ B batch, N points, K classes or parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from pointcloud.metrics import (
     segmentation_metrics,
 )
 from pointcloud.segmenter import PartSegmenter
+from shared_attn.runtime.processes import WHOLE, Share, gather_rows
 
 # The network always sees groups of one size, which depends on the number of points alone: matrix products of another
 # shape may round differently, and then a cloud's answer would depend on the batch it came in.
@@ -40,6 +42,7 @@ def predict_logits(
     batch_size: int = 64,
     votes: int = 1,
     change: Change | None = None,
+    share: Share = WHOLE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Items (B,) and their logits (B, K) or (B, N, K), batch by batch, in order: the same bits for every batch size.
 
@@ -50,20 +53,23 @@ def predict_logits(
     Args:
         batch_size: clouds a batch, rounded up to whole groups (32 clouds of 1,024 points, 16 of 2,048).
         change: what is done to the points first, for example a corruption; for a classifier.
+        share: of the groups, where several processes share them; each yields its own.
     """
     network.eval()
     size = group_size(min(num_points, clouds.points.shape[1]))
     everyone = torch.arange(len(clouds), device=clouds.label.device)
-    for items in everyone.split(-(-batch_size // size) * size):
+    groups = everyone.split(size)[share.rank :: share.count]
+    at_once = -(-batch_size // size)
+    for batch in (groups[start : start + at_once] for start in range(0, len(groups), at_once)):
         logits = []
-        for group in items.split(size):
+        for group in batch:
             padded = torch.cat([group, group[-1:].expand(size - len(group))])
             points = read_clouds(clouds.points, padded, None, clouds.unit)[:, :num_points]
             if change is not None:
                 points = change(points, padded)
             category = (clouds.label[padded],) if takes_category(network) else ()
             logits.append(vote(network, points, category, padded, votes)[: len(group)])
-        yield items, torch.cat(logits)
+        yield torch.cat(batch), torch.cat(logits)
 
 
 def group_size(num_points: int) -> int:
@@ -96,10 +102,17 @@ def evaluate_classifier(
     batch_size: int = 64,
     votes: int = 1,
     change: Change | None = None,
+    share: Share = WHOLE,
 ) -> tuple[dict[str, float], Tensor]:
-    """Overall and mean class accuracy, with their protocol in the name, and the confusion matrix (K, K)."""
-    batches = predict_logits(network, clouds, num_points, batch_size=batch_size, votes=votes, change=change)
-    predicted = torch.cat([logits.argmax(-1) for _, logits in batches])
+    """Overall and mean class accuracy, with their protocol in the name, and the confusion matrix (K, K).
+
+    `share`: see `predict_logits`; every process gets the metrics of all clouds.
+    """
+    how: dict[str, Any] = {"batch_size": batch_size, "votes": votes, "change": change, "share": share}
+    predicted = torch.zeros_like(clouds.label)
+    for items, logits in predict_logits(network, clouds, num_points, **how):
+        predicted[items] = logits.argmax(-1)
+    predicted = gather_rows(predicted, share)
     confusion = confusion_matrix(predicted, clouds.label, len(clouds.class_names))
     suffix = f"_vote{votes}" if votes > 1 else ""
     return {
@@ -109,19 +122,27 @@ def evaluate_classifier(
 
 
 def evaluate_segmenter(
-    network: nn.Module, clouds: CloudSet, num_points: int, *, batch_size: int = 16, votes: int = 1
+    network: nn.Module,
+    clouds: CloudSet,
+    num_points: int,
+    *,
+    batch_size: int = 16,
+    votes: int = 1,
+    share: Share = WHOLE,
 ) -> dict[str, float]:
-    """Instance and class mIoU and point accuracy, with the logits masked to the category's parts and without."""
+    """Instance and class mIoU and point accuracy, with the logits masked to the category's parts and without.
+
+    `share`: see `predict_logits`; every process gets the metrics of all clouds.
+    """
     assert clouds.part_label is not None
-    among_all, masked = [], []
-    for items, logits in predict_logits(network, clouds, num_points, batch_size=batch_size, votes=votes):
-        own = category_mask(clouds.label[items], logits.shape[-1], clouds.part_start, clouds.part_count)
-        among_all.append(logits.argmax(-1))
-        masked.append(logits.masked_fill(~own, -torch.inf).argmax(-1))
     truth = clouds.part_label[:, :num_points]
-    metrics = segmentation_metrics(
-        torch.cat(among_all), torch.cat(masked), truth, clouds.label, clouds.part_start, clouds.part_count
-    )
+    among_all, masked = torch.zeros((2, *truth.shape), dtype=torch.long, device=truth.device)
+    for items, logits in predict_logits(network, clouds, num_points, batch_size=batch_size, votes=votes, share=share):
+        own = category_mask(clouds.label[items], logits.shape[-1], clouds.part_start, clouds.part_count)
+        among_all[items] = logits.argmax(-1)
+        masked[items] = logits.masked_fill(~own, -torch.inf).argmax(-1)
+    among_all, masked = gather_rows(among_all, share), gather_rows(masked, share)
+    metrics = segmentation_metrics(among_all, masked, truth, clouds.label, clouds.part_start, clouds.part_count)
     return {name + (f"_vote{votes}" if votes > 1 else ""): value for name, value in metrics.items()}
 
 

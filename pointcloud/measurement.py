@@ -17,6 +17,7 @@ from pointcloud.reporting import count_cost
 from pointcloud.robustness import measure_robustness
 from shared_attn.complexity import count_parameters
 from shared_attn.runtime.launch import create_fabric
+from shared_attn.runtime.processes import Share, first_on_machine, outlive_the_others
 from shared_attn.runtime.records import hash_file, write_record
 
 
@@ -51,6 +52,7 @@ class Measurement:
         )
 
 
+@outlive_the_others
 def measure(
     weights: str,
     data: Any,
@@ -64,7 +66,7 @@ def measure(
     corruptions: bool = False,
     seed: int = 0,
 ) -> Measurement:
-    """Metrics of weights on a split, with what they were measured on.
+    """Metrics of weights on a split, with what they were measured on; processes that torchrun started share the clouds.
 
     Args:
         weights: see `pointcloud.models.load_model`; data, dataset: see `pointcloud.datasets.load_split`, which takes
@@ -83,11 +85,13 @@ def measure(
     model = load_model(weights)
     if corruptions and model.header["kind"] != CLASSIFIER:
         raise ValueError(f"--corruptions: needs a classifier; {weights} holds a {model.header['kind']}")
-    clouds = load_split(data, dataset or model.header["data"]["name"], split)
+    fabric = create_fabric(device, "fp32", several=True)
+    place, share = fabric.device, Share(fabric.global_rank, fabric.world_size)
+    with first_on_machine(fabric.local_rank):
+        clouds = load_split(data, dataset or model.header["data"]["name"], split)
     check_fit(clouds, model, data, weights)
-    place = create_fabric(device, "fp32").device
     network, clouds, points = model.network.to(place), clouds.to(place), num_points or model.num_points
-    how: dict[str, Any] = {"batch_size": batch_size, "votes": votes}
+    how: dict[str, Any] = {"batch_size": batch_size, "votes": votes, "share": share}
     confusion, robustness = None, {}
     if model.header["kind"] == CLASSIFIER:
         metrics, confusion = evaluate_classifier(network, clouds, points, **how)

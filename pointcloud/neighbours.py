@@ -22,10 +22,14 @@ from pointcloud.geometry import flat_index, group
 from pointcloud.pair_maximum import pair_maximum
 from shared_attn.functional import full_precision
 from shared_attn.products import linear
+from shared_attn.runtime.processes import count_processes
+from shared_attn.runtime.synchronised_norms import merge_moments
 
 
 class PairNorm(nn.BatchNorm1d):
     """Batch norm of all pair sums near[j] + centre[i], as one affine map, without forming the pairs."""
+
+    synchronised = False
 
     def pair_affine(self, near: Tensor, centre: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift (C,): batch norm of a pair sum s is scale * s + shift.
@@ -39,9 +43,21 @@ class PairNorm(nn.BatchNorm1d):
             mean, variance = self.running_mean, self.running_var
         else:
             mean, variance = _PairStatistics.apply(near, centre, neighbours)
-            update_running(self, mean, variance, neighbours.numel())
+            mean, variance = take_statistics(self, mean, variance, neighbours.numel())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return scale, self.bias - scale * mean
+
+
+def take_statistics(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance that a batch norm normalises with, for those of `count` values; updates its buffers.
+
+    They are the same, or the whole batch's where processes share one (`synchronise_norms`).
+    """
+    if getattr(norm, "synchronised", False):
+        mean, variance = merge_moments(mean, variance)
+        count *= count_processes()
+    update_running(norm, mean.detach(), variance.detach(), count)
+    return mean, variance
 
 
 @torch.no_grad()
@@ -128,9 +144,9 @@ class NeighbourEmbedding(nn.Module):
         sign = torch.where(norm.weight < 0, -1.0, 1.0).to(near.dtype)  # the largest z becomes the largest y
         signed = sign.unsqueeze(1) * self.second.weight
         largest, mean, variance = pair_maximum(near, centre, neighbours, signed, dtype)
-        update_running(norm, sign * mean, variance, neighbours.numel())
-        scale = sign * norm.weight * torch.rsqrt(variance + norm.eps)
-        return torch.addcmul(norm.bias - scale * mean, largest, scale).relu()
+        mean, variance = take_statistics(norm, sign * mean, variance, neighbours.numel())
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
+        return torch.addcmul(norm.bias - scale * mean, largest, sign * scale).relu()
 
     def _second(self, near: Tensor, centre: Tensor, neighbours: Tensor, dtype: torch.dtype) -> Tensor:
         """With the running statistics, which fold into the map; ReLU is monotone, so it comes after the maximum."""

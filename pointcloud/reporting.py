@@ -13,6 +13,7 @@ from pointcloud.evaluation import evaluate_classifier, evaluate_largest_part, ev
 from pointcloud.models import describe_model
 from pointcloud.presets import Config
 from shared_attn.complexity import count_multiply_adds, count_parameters
+from shared_attn.runtime.processes import WHOLE, Share
 from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.records import hash_file, write_record
 from shared_attn.runtime.weights import save_weights
@@ -26,26 +27,39 @@ def show_progress(progress: Progress, tally: Tensor, learning_rate: float) -> No
 
 
 def assess(
-    config: Config, network: nn.Module, train_set: CloudSet, validation_set: CloudSet | None, progress: Progress
+    config: Config,
+    network: nn.Module,
+    train_set: CloudSet,
+    validation_set: CloudSet | None,
+    progress: Progress,
+    share: Share = WHOLE,
 ) -> dict[str, float]:
-    """Writes the averaged weights as they are now, and their metrics on the validation clouds where there are any."""
+    """Writes the averaged weights as they are now, and their metrics on the validation clouds where there are any.
+
+    Where processes share the clouds, each gets all metrics, and the first one writes.
+    """
     metrics = {}
     if validation_set is not None:
-        values, _ = evaluate(config, network, validation_set.to(train_set.label.device))
+        values, _ = evaluate(config, network, validation_set.to(train_set.label.device), share)
         metrics = {f"validation_{name}": value for name, value in values.items()}
-        progress.log(**metrics)
-        progress.message(f"{progress.shown:,} clouds: {describe(metrics)}")
+        if share.rank == 0:
+            progress.log(**metrics)
+            progress.message(f"{progress.shown:,} clouds: {describe(metrics)}")
+    if share.rank > 0:
+        return metrics
     header = describe_model(config, train_set, metrics, progress.shown)
     save_weights(config.out / "weights.safetensors", network.state_dict(), header)
     return metrics
 
 
-def evaluate(config: Config, network: nn.Module, clouds: CloudSet) -> tuple[dict[str, float], Tensor | None]:
+def evaluate(
+    config: Config, network: nn.Module, clouds: CloudSet, share: Share
+) -> tuple[dict[str, float], Tensor | None]:
     """Metrics of the task, and a classifier's confusion matrix."""
     num_points = config.evaluate_points or config.num_points
     if config.task == "classify":
-        return evaluate_classifier(network, clouds, num_points)
-    return evaluate_segmenter(network, clouds, num_points), None
+        return evaluate_classifier(network, clouds, num_points, share=share)
+    return evaluate_segmenter(network, clouds, num_points, share=share), None
 
 
 def finish(
@@ -55,16 +69,35 @@ def finish(
     validation_set: CloudSet | None,
     test_set: CloudSet,
     progress: Progress,
+    share: Share = WHOLE,
 ) -> dict[str, float]:
-    """Reads the test split, once: writes its metrics with the final weights, a confusion matrix, and the record."""
+    """Reads the test split, once: writes its metrics with the final weights, a confusion matrix, and the record.
+
+    Where processes share the clouds, each gets all metrics, and the first one writes.
+    """
     progress.forget("validation_", "test_")  # of an end that was not reached, or is computed again
-    validated = assess(config, network, train_set, validation_set, progress)
-    metrics, confusion = evaluate(config, network, test_set)
+    validated = assess(config, network, train_set, validation_set, progress, share)
+    metrics, confusion = evaluate(config, network, test_set, share)
     progress.log(**{f"test_{name}": value for name, value in metrics.items()})
     progress.message(f"test split, last epoch: {describe(metrics)}")
     if config.task == "segment":
         metrics |= evaluate_largest_part(train_set, test_set, config.evaluate_points or config.num_points)
     metrics = {**metrics, **validated}
+    if share.rank == 0:
+        _write(config, network, train_set, test_set, metrics, confusion, progress)
+    return metrics
+
+
+def _write(
+    config: Config,
+    network: nn.Module,
+    train_set: CloudSet,
+    test_set: CloudSet,
+    metrics: dict[str, float],
+    confusion: Tensor | None,
+    progress: Progress,
+) -> None:
+    """What a run leaves at its end: weights, figures, record."""
     header = describe_model(config, train_set, metrics, progress.shown)
     save_weights(config.out / "weights.safetensors", network.state_dict(), header)
     if confusion is not None:
@@ -99,7 +132,6 @@ def finish(
         curves={name: [[line["shown"], line[name]] for line in lines if name in line] for name in names},
         note="averaged weights after the last epoch",
     )
-    return metrics
 
 
 def _hash_source(file: Path | str) -> str:

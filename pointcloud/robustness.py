@@ -32,6 +32,7 @@ from pointcloud.corruptions import (
     turn_upright,
 )
 from pointcloud.evaluation import Change, evaluate_classifier
+from shared_attn.runtime.processes import WHOLE, Share
 
 # DGCNN's overall accuracy on ModelNet-C, mean over the five levels (arXiv 2202.03377).
 DGCNN_CLEAN = 0.926
@@ -62,9 +63,18 @@ PROTOCOL = (
 
 
 def measure_robustness(
-    network: nn.Module, clouds: CloudSet, num_points: int, *, batch_size: int = 64, votes: int = 1, seed: int = 0
+    network: nn.Module,
+    clouds: CloudSet,
+    num_points: int,
+    *,
+    batch_size: int = 64,
+    votes: int = 1,
+    seed: int = 0,
+    share: Share = WHOLE,
 ) -> dict[str, Any]:
     """Overall accuracies of a classifier on corrupted, turned and thinned clouds, and what follows from them.
+
+    `share`: of the clouds, where several processes share them; each gets the whole report.
 
     Returns:
         protocol, seed, clean; corruptions: for each its severities, five accuracies, their mean, its error and relative
@@ -75,11 +85,11 @@ def measure_robustness(
     from tqdm import tqdm
 
     runs = LEVELS * len(CORRUPTIONS) + 2 * len(ANGLES) + sum(count < num_points for count in DENSITIES) + 1
-    with tqdm(total=runs, desc="robustness", unit="run", leave=False) as bar:
+    with tqdm(total=runs, desc="robustness", unit="run", leave=False, disable=share.rank > 0) as bar:
 
         def accuracy(change: Change | None) -> float:
             metrics, _ = evaluate_classifier(
-                network, clouds, num_points, batch_size=batch_size, votes=votes, change=change
+                network, clouds, num_points, batch_size=batch_size, votes=votes, change=change, share=share
             )
             bar.update()
             return next(iter(metrics.values()))

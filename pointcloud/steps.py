@@ -1,6 +1,7 @@
 """Which clouds a training step sees, and what becomes of them: order, augmentation, mixing.
 
-Everything follows from the seed and the number of clouds shown before the step. B batch, N points, K classes.
+Everything follows from the seed and the number of clouds shown before the step. B batch, or this process's share of
+it; N points, K classes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pointcloud.augmentation import Augmentation, draw_clouds
 from pointcloud.clouds import CloudSet
 from pointcloud.mixing import mix_clouds
 from pointcloud.presets import Config
+from shared_attn.runtime.processes import WHOLE, Share
 from shared_attn.runtime.seeding import create_generator
 
 Step = tuple[tuple[Tensor, ...], Tensor]
@@ -25,12 +27,14 @@ Step = tuple[tuple[Tensor, ...], Tensor]
 class StepSource:
     """Draws the steps of a training from its clouds, on the clouds' device.
 
-    `with_category`: the network takes the shapes' categories beside their points.
+    `with_category`: the network takes the shapes' categories beside their points. `share`: what of every step is drawn,
+    where several processes share it; the same clouds as without, for all draws follow from the item and its epoch.
     """
 
     config: Config
     clouds: CloudSet
     with_category: bool = False
+    share: Share = WHOLE
 
     def draw(self, shown: int, *, mixed: bool = True) -> Step:
         """The step that begins after `shown` clouds; `mixed=False` leaves out what config.point_mix says.
@@ -39,7 +43,7 @@ class StepSource:
         """
         config, clouds = self.config, self.clouds
         items, epochs = (
-            place.to(clouds.label.device, non_blocking=True)
+            self.share.take(place).to(clouds.label.device, non_blocking=True)
             for place in items_at(shown, config.batch_size, len(clouds), config.seed)
         )
         options = augmentation(config)

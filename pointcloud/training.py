@@ -2,6 +2,12 @@
 
 The clock is clouds shown. Every random number of a step follows from (seed, clouds shown) or from (seed, epoch, item),
 so a run resumed from a checkpoint repeats the uninterrupted one bit for bit.
+
+Several processes (`torchrun --nproc-per-node=8 scripts/train_pointcloud.py ...`, a GPU each) train what one process
+would: the batch size is that of all together, each takes an equal share of every batch, and of dropout's draws; batch
+norm's statistics and gradients are those of the whole batch. Weights differ by rounding alone (on CUDA also by dropout,
+whose draws there depend on how they are launched), and a checkpoint may be resumed by another number of processes. They
+share evaluation too. The first one writes; the run's folder must be one that all of them see.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from pointcloud.averaging import WeightAverage, estimate_norms
 from pointcloud.clouds import CloudSet
 from pointcloud.datasets import load_split, split_validation
 from pointcloud.evaluation import takes_category
+from pointcloud.layers import share_draws
 from pointcloud.losses import right_share, smoothed_cross_entropy
 from pointcloud.models import create_model
 from pointcloud.presets import FREE_FIELDS, Config, check_config, resolve_encoder
@@ -28,11 +35,26 @@ from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.memory_shortage import tell_shortage
+from shared_attn.runtime.processes import (
+    Bystander,
+    Share,
+    any_process,
+    average_over_processes,
+    first_on_machine,
+    first_over_processes,
+    outlive_the_others,
+    wait_for_all,
+)
 from shared_attn.runtime.progress import Progress
 from shared_attn.runtime.run_folder import open_run
 from shared_attn.runtime.seeding import seed_step
+from shared_attn.runtime.synchronised_norms import synchronise_norms
+
+STEPS_UNASKED = 16
+"""Steps after which processes on GPUs look whether one of them is to stop."""
 
 
+@outlive_the_others
 @tell_shortage
 @one_in_a_folder
 def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> dict[str, float]:
@@ -46,7 +68,7 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
             data set, or a list of its `Data` (`pointcloud.graphs.clouds_from_graphs`).
 
     Returns:
-        The metrics on the test split.
+        The metrics on the test split, in every process.
 
     Raises:
         ValueError, OSError: in one line, for a user's mistake, and when the loss is no longer a finite number.
@@ -55,12 +77,18 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
     check_config(config)
     config = resolve_encoder(config)
     keep_freed_memory()
-    fabric = create_fabric(config.device, config.precision)
-    device, B = fabric.device, config.batch_size
-    train_set, validation_set, test_set = _load_sets(config, train_data, test_data)
+    fabric = create_fabric(config.device, config.precision, several=True)
+    device, first, B = fabric.device, fabric.is_global_zero, config.batch_size
+    share = Share(fabric.global_rank, fabric.world_size)
+    check_processes(config, share)
+    with first_on_machine(fabric.local_rank):
+        train_set, validation_set, test_set = _load_sets(config, train_data, test_data)
     seed_step(config.seed, "initialisation")
     network = create_model(config, train_set).to(device)
-    open_run(config.out, config, fresh=config.fresh, free=FREE_FIELDS)
+    share_batches(network, share)
+    if first:
+        open_run(config.out, config, fresh=config.fresh, free=FREE_FIELDS)
+    wait_for_all()
 
     train_set = train_set.to(device)
     D, fingerprint = len(train_set), train_set.fingerprint()
@@ -69,13 +97,14 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
     if config.compile:
         compile_network(network, device)
     model, optimizer = fabric.setup(network, create_optimizer(config, network))
-    source = StepSource(config, train_set, takes_category(network))
+    source = StepSource(config, train_set, takes_category(network), share)
     parts = {"network": network, "average": average.model, "optimizer": optimizer}
     shown, tally = restore(config, parts, fingerprint)
     # Nothing in the loop waits for the device: sums stay there, and what it computed is looked at once an epoch.
     tally, failed = tally.to(device), torch.zeros((), dtype=torch.long, device=device)
 
-    with Interrupt() as interrupt, Progress(config.out, total=steps * B, done=shown, unit="cloud") as progress:
+    bar: Any = Progress(config.out, total=steps * B, done=shown, unit="cloud") if first else Bystander()
+    with Interrupt() as interrupt, bar as progress:
         while shown < steps * B:
             seed_step(config.seed, "step", shown)
             for group in optimizer.param_groups:
@@ -98,24 +127,37 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
             progress.advance(B)
             epoch_ended = before // D != shown // D
             evaluates = epoch_ended and (shown // D) % config.evaluate_epochs == 0 and shown < steps * B
+            # Processes agree to stop; to ask the others waits for the device, so on one that computes ahead only now
+            # and then.
+            asks = epoch_ended or share.count == 1 or device.type == "cpu" or shown // B % STEPS_UNASKED == 0
+            stops = asks and any_process(interrupt.requested, device)
+            saves = epoch_ended or stops
+            if saves:
+                check_loss(first_over_processes(failed), B)
+                (tally,) = average_over_processes(tally)
             if epoch_ended:
-                check_loss(failed, B)
                 show_progress(progress, tally, learning_rate(shown / D, config))
                 tally.zero_()
             if evaluates:
-                assess(config, average.model, train_set, validation_set, progress)
-            if epoch_ended or interrupt.requested:
-                check_loss(failed, B)
-                states = {name: part.state_dict() for name, part in parts.items()}
-                save_checkpoint(config.out, {**states, "shown": shown, "tally": tally.cpu(), "data": fingerprint})
-            if interrupt.requested and shown < steps * B:
+                assess(config, average.model, train_set, validation_set, progress, share)
+            if saves:
+                save(config, parts, {"shown": shown, "tally": tally.cpu(), "data": fingerprint}, first=first)
+            if stops and shown < steps * B:
                 interrupt.stop(f"{shown:,} of {steps * B:,} clouds")
 
         if config.norm_clouds:
             seed_step(config.seed, "norms")
             batches = math.ceil(config.norm_clouds / B)
             estimate_norms(average.model, (source.draw(shown + B * batch, mixed=False)[0] for batch in range(batches)))
-        return finish(config, average.model, train_set, validation_set, test_set.to(device), progress)
+        return finish(config, average.model, train_set, validation_set, test_set.to(device), progress, share)
+
+
+def check_processes(config: Config, share: Share) -> None:
+    """Refuses what these processes cannot do together."""
+    if config.batch_size % share.count:
+        raise ValueError(f"--batch-size {config.batch_size}: expected a multiple of the {share.count} processes")
+    if config.compile and share.count > 1:
+        raise ValueError(f"--compile: compiles the steps of a single process, torchrun started {share.count}")
 
 
 def _load_sets(config: Config, train_data: Any, test_data: Any) -> tuple[CloudSet, CloudSet | None, CloudSet]:
@@ -127,6 +169,20 @@ def _load_sets(config: Config, train_data: Any, test_data: Any) -> tuple[CloudSe
     train_set, validation_set = split_validation(train_set, config.validation, config.seed)
     check_data(config, train_set, test_set)
     return train_set, validation_set, test_set
+
+
+def share_batches(network: nn.Module, share: Share) -> None:
+    """Lets a network see its share of each batch as if it saw the whole: batch norm's statistics, and dropout."""
+    if share.count > 1:
+        synchronise_norms(network)
+        share_draws(network, share)
+
+
+def save(config: Config, parts: dict[str, Any], place: dict[str, Any], *, first: bool) -> None:
+    """The first process writes the run's checkpoint: the states of `parts`, and `place`; the others wait for it."""
+    if first:
+        save_checkpoint(config.out, {**{name: part.state_dict() for name, part in parts.items()}, **place})
+    wait_for_all()
 
 
 def restore(config: Config, parts: dict[str, Any], fingerprint: int) -> tuple[int, Tensor]:
@@ -150,9 +206,8 @@ def first_failure(failed: Tensor, loss: Tensor, step: int) -> Tensor:
     return torch.where((failed == 0) & ~loss.detach().isfinite(), step, failed)
 
 
-def check_loss(failed: Tensor, batch_size: int) -> None:
-    """Stops the run after a loss that was NaN or infinite, before anything is saved."""
-    step = int(failed)
+def check_loss(step: int, batch_size: int) -> None:
+    """Stops the run after a loss that was NaN or infinite at a step, 0 for none, before anything is saved."""
     if step:
         raise ValueError(
             f"training diverged: the loss is not a finite number at step {step} ({(step - 1) * batch_size:,} clouds); "

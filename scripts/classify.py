@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 from command_line import check_positive, parse, quick_imports, run
@@ -23,6 +25,8 @@ class Options:
     """Seeded samplings of each shape whose answers are averaged."""
     json: bool = False
     """Print one JSON list instead of a table."""
+    answers: Path | None = None
+    """Write them to this file, as JSON lines, and go on where that stopped; torchrun's processes share the files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
 
@@ -34,18 +38,24 @@ def main() -> None:
     check_positive(options, "samplings")
     with quick_imports():
         from pointcloud.files.answers import Answers, tell_axes
+        from pointcloud.files.bulk import answer_all, join_processes
         from pointcloud.files.prediction import classify_files
         from pointcloud.files.streaming import thread_pool
         from pointcloud.files.user_files import find_files
         from pointcloud.models import CLASSIFIER, load_model
 
-    model = load_model(options.weights, CLASSIFIER, device=options.device)
+    share, device = join_processes(options.device, options.answers, as_json=options.json)
+    model = load_model(options.weights, CLASSIFIER, device=device)
     files, chosen = find_files(options.files), []
+    choice: dict[str, Any] = {"up": options.up, "samplings": options.samplings}
+    work = partial(classify_files, model, **choice)
+    if options.answers is not None:
+        raise SystemExit(answer_all(options.answers, files, vars(options), model, work, share))
     automatic = options.up == "auto"
     widest = max(map(len, model.class_names))
     columns = {"class": widest, "probability": 11, **({"up": 2} if automatic else {}), "next": 0}
     with thread_pool(len(files)) as pool, Answers(files, columns, as_json=options.json) as answers:
-        for file, answer in classify_files(model, files, up=options.up, samplings=options.samplings, pool=pool):
+        for file, answer in work(files, pool=pool):
             if isinstance(answer, Exception):
                 answers.skip(file, answer)
                 continue

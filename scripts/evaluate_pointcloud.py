@@ -49,8 +49,11 @@ def main() -> None:
     outputs = ("json", "record", "figure", "confusion")
     what = {name: value for name, value in vars(options).items() if name not in outputs}
     from pointcloud.measurement import measure
+    from shared_attn.runtime.processes import is_first
 
     found = measure(**what)
+    if not is_first():
+        return
     print("\n".join(f"{name} {value:.4f}" for name, value in found.result["metrics"].items()))
     if options.confusion is not None:
         from pointcloud.pictures import save_confusion_matrix

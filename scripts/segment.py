@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from command_line import check_positive, parse, quick_imports, run
@@ -31,6 +32,8 @@ class Options:
     """Seeded samplings of each shape; its points take the parts of the nearest sampled ones."""
     json: bool = False
     """Print one JSON list instead of a table."""
+    answers: Path | None = None
+    """Write them to this file, as JSON lines, and go on where that stopped; torchrun's processes share the files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs."""
 
@@ -44,19 +47,23 @@ def main() -> None:
         raise ValueError(f"--out {options.out}: a file; expected a folder")
     with quick_imports():
         from pointcloud.files.answers import Answers, tell_axes
+        from pointcloud.files.bulk import answer_all, join_processes
         from pointcloud.files.segmentation import segment_files
         from pointcloud.files.segmented_files import Writer
         from pointcloud.files.streaming import thread_pool
         from pointcloud.files.user_files import find_files
         from pointcloud.models import SEGMENTER, load_model
-
-    model = load_model(options.weights, SEGMENTER, device=options.device)
+    share, device = join_processes(options.device, options.answers, as_json=options.json)
+    model = load_model(options.weights, SEGMENTER, device=device)
     files, chosen = find_files(options.files, leave_out=options.out), []
     write = Writer(options.out, model.header["part_names"], options.formats, files)
     columns = {"category": 12, **({"up": 2} if options.up == "auto" else {}), "parts": 40, "written": 0}
-    choice = {"category": options.category, "up": options.up, "samplings": options.samplings}
+    choice: dict[str, Any] = {"category": options.category, "up": options.up, "samplings": options.samplings}
+    work = partial(segment_files, model, finish=write, **choice)
+    if options.answers is not None:
+        raise SystemExit(answer_all(options.answers, files, vars(options), model, work, share))
     with thread_pool(len(files)) as pool, Answers(files, columns, as_json=options.json) as answers:
-        for file, done in segment_files(model, files, write, pool=pool, **choice):
+        for file, done in work(files, pool=pool):
             if isinstance(done, Exception):
                 answers.skip(file, done)
                 continue
@@ -66,8 +73,7 @@ def main() -> None:
             answers.row(file, [*cells, " ".join(map(str, done.written))], done.as_dict())
     if options.up == "auto" and options.json:
         print(tell_axes(chosen), file=sys.stderr)
-    if answers.skipped:
-        raise SystemExit(2)
+    sys.exit(2 if answers.skipped else 0)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,11 @@ from pointcloud.presets import PRESETS, Config
 def main() -> None:
     config = parse(Config, presets=PRESETS, description=__doc__ or "")
     from pointcloud.training import train
+    from shared_attn.runtime.processes import is_first
 
     metrics = train(config)
+    if not is_first():
+        return
     print(f"{config.name}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
     print(f"weights, record and figures are in {config.out}")
 

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gan import sampling
-from gan.norms import synchronise_norms
 from gan.presets import GanConfig
 from gan.training import train
+from shared_attn.runtime.synchronised_norms import synchronise_norms
 
 
 def train_exactly(data: Path, folder: Path, runs: dict[str, dict]) -> None:
@@ -74,7 +74,7 @@ def check_norms(out: Path) -> None:
     try:
         uneven(torch.zeros(3 + rank, 3, 4, 4))
     except ValueError as error:
-        assert "shares of [3, 4] images, expected equal ones" in str(error)  # noqa: PT017
+        assert "shares of [3, 4] rows, expected equal ones" in str(error)  # noqa: PT017
         (out / f"norms{rank}").touch()
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import torch
 from interruption import wait_for
 from PIL import Image
+from torchrun import finish, torchrun, worker
 
 from gan.augmentation import POLICIES, augment
 from shared_attn.runtime.launch import create_fabric
@@ -62,25 +62,6 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def torchrun(script: Path, *arguments: object, processes: int = 2) -> subprocess.Popen[str]:
-    """A script in several processes on the CPU, each on one thread."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.Popen(
-        [*command, str(script), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
-    )
-
-
-def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    """What a process that ends with this status wrote to standard error."""
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == status, told
-    return told
-
-
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zip of 2 x 12 images."""
@@ -113,19 +94,6 @@ def losses(folder: Path) -> list[list[float]]:
     """Both networks' losses, line by line."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [[line["discriminator_loss"], line["generator_loss"]] for line in found if "generator_loss" in line]
-
-
-def worker(launcher: subprocess.Popen[str], rank: int) -> int:
-    """The number of a process that torchrun started."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (path / "environ").read_bytes().split(b"\0")
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-        except OSError:
-            continue
-        if int(parent) == launcher.pid and f"RANK={rank}".encode() in environment:
-            return int(path.name)
-    raise AssertionError(f"no process of rank {rank}")
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -176,11 +144,9 @@ TINY = (
 )
 
 
-def train_tiny(noise: Path, out: Path, *more: object, processes: int = 2) -> subprocess.Popen[str]:
+def train_tiny(noise: Path, out: Path, *more: object, **launch: int) -> subprocess.Popen[str]:
     """scripts/train_gan.py on the noise, by some processes."""
-    return torchrun(
-        SCRIPT, "eagan-cifar10-small", "--data", noise, "--out", out, *TINY.split(), *more, processes=processes
-    )
+    return torchrun(SCRIPT, "eagan-cifar10-small", "--data", noise, "--out", out, *TINY.split(), *more, **launch)
 
 
 @pytest.mark.slow
@@ -224,3 +190,18 @@ def test_a_mistake_is_told_once(flags: list[object], message: str, noise: Path, 
     assert before.count("error: ") == 1 and f"error: {message}" in before
     assert told.count("Traceback") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_is_replaced_and_the_run_goes_on(rank: int, noise: Path, tmp_path: Path) -> None:
+    """From the last checkpoint, even with --fresh, which is meant for the first start."""
+    finish(train_tiny(noise, tmp_path / "whole", "--images", 120))
+    pieces = train_tiny(noise, tmp_path / "pieces", "--images", 120, "--fresh", restarts=3)
+    wait_for(tmp_path / "pieces", 52)
+    os.kill(worker(pieces, rank), signal.SIGKILL)
+    assert "error: " not in finish(pieces)
+    one, two = (checkpoint(tmp_path / name) for name in ("whole", "pieces"))
+    assert one["shown"] == two["shown"] == 120
+    assert largest_difference(one, two) == 0  # two processes add up in one order
+    assert len(list((tmp_path / "pieces").glob("events.out.tfevents.*"))) == 2  # so the second did not start over

@@ -251,7 +251,7 @@ def test_the_test_split_never_chooses(solids: Path, tmp_path: Path, monkeypatch:
     seen = []
     from pointcloud import reporting
 
-    def spying(config: Config, network: nn.Module, clouds: CloudSet) -> Any:
+    def spying(config: Config, network: nn.Module, clouds: CloudSet, *_: Any) -> Any:
         seen.append((clouds.source["split"], len(clouds)))
         return evaluate_classifier(network, clouds, config.num_points)
 

@@ -54,7 +54,7 @@ class Writer:
         self._inputs = {os.path.abspath(file.path) for file in files}
         with atomic_write(folder / ".writable"):
             pass
-        (folder / ".writable").unlink()
+        (folder / ".writable").unlink(missing_ok=True)  # another process may have done so
 
     def __call__(self, file: UserFile, result: Segmentation) -> SegmentedFile:
         stem = self._folder / (file.name or file.path.stem)

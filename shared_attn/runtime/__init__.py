@@ -12,5 +12,6 @@ results      tables and figures from records; result_tables: the tables of singl
 ablation     one record from runs that differ in one field
 options      name=value pairs of a command line
 download     archives with checksum, mirrors and resume
+processes    what several of them share: batches, random draws, sums; synchronised_norms: batch norm over all
 launch       device and precision through Lightning Fabric
 """

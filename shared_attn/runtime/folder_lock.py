@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -26,6 +27,8 @@ except ImportError:  # not on this system
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"
+# Seconds in which a process on another machine that this one replaces has ended: torchrun kills it after 30.
+REPLACED = 60.0
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -90,7 +93,7 @@ def _lock(handle: int, folder: Path) -> bool:
     reason: str | None = "this system has no record locks"
     if fcntl is not None:
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _wait_for(handle, REPLACED if may_replace() else 0.0)
             return True
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -101,6 +104,32 @@ def _lock(handle: int, folder: Path) -> bool:
         file=sys.stderr,
     )
     return False
+
+
+def may_replace() -> bool:
+    """Whether torchrun may have started this process for one that it is still ending.
+
+    It starts the processes of a machine anew once they are gone; those of other machines end by themselves.
+    """
+    return is_restarted() or int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started this process after another had failed (its --max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _wait_for(handle: int, patience: float) -> None:
+    """Locks the open file, within so many seconds; raises OSError where another process holds it, or it cannot be."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN) or time.monotonic() >= until:
+                raise
+        time.sleep(0.2)
 
 
 def _introduce(handle: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import os
 import warnings
@@ -9,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -68,6 +70,7 @@ def create_fabric(device: str, precision: str, *, several: bool = False) -> Fabr
     if processes == 1:
         fabric = Fabric(accelerator=accelerator, devices=1, plugins=plugins)
     else:
+        _join(accelerator)
         strategy = _create_strategy()
         nodes = processes // here
         fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=nodes, strategy=strategy, plugins=plugins)
@@ -80,6 +83,26 @@ def _count_launched() -> tuple[int, int]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 1, 1
     return int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+def _join(accelerator: str) -> None:
+    """Makes the process group, in a corner of torchrun's store that is this start's own.
+
+    Its --max-restarts keeps the store and what lies in it, where a process would find the addresses of those that have
+    died. Fabric uses a group that is there.
+    """
+    if dist.is_initialized():
+        return
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    start = f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {world_size}"
+    backend = "nccl" if accelerator == "cuda" else "gloo"
+    if accelerator == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(start, store), rank=rank, world_size=world_size, timeout=PATIENCE
+    )
+    if accelerator == "cuda":
+        atexit.register(dist.destroy_process_group)
 
 
 def _create_strategy() -> DDPStrategy:

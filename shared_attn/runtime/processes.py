@@ -10,9 +10,10 @@ quiet that only notice that another one has gone.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -29,6 +30,11 @@ Result = TypeVar("Result")
 def count_processes() -> int:
     """The processes of this training; 1 where there is no process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and tells."""
+    return count_processes() == 1 or dist.get_rank() == 0
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,24 @@ class Share:
             rows: of this process.
             shape: of a row.
         """
-        drawn = function((rows * self.count, *shape), **options)
+        return self.take(function((rows * self.count, *shape), **options))
+
+    def take(self, rows: Tensor) -> Tensor:
+        """The rows of this process, out of those of all."""
         if self.count == 1:
-            return drawn
-        return drawn.view(self.groups, self.count, -1, *drawn.shape[1:])[:, self.rank].flatten(0, 1)
+            return rows
+        return rows.view(self.groups, self.count, -1, *rows.shape[1:])[:, self.rank].flatten(0, 1)
+
+
+WHOLE = Share()
+"""Of a batch that one process has to itself."""
+
+
+def gather_rows(rows: Tensor, share: Share) -> Tensor:
+    """The whole of a tensor of integers of which each process has filled in its rows, zeros elsewhere; in every one."""
+    if share.count > 1:
+        dist.all_reduce(rows)
+    return rows
 
 
 class _Sum(torch.autograd.Function):
@@ -93,6 +113,25 @@ def any_process(flag: bool, device: torch.device) -> bool:
     said = torch.tensor(int(flag), device=device)
     dist.all_reduce(said, dist.ReduceOp.MAX)
     return bool(said)
+
+
+def first_over_processes(failed: Tensor) -> int:
+    """The first of all processes' failed steps, 0 where none has failed; waits for the device."""
+    if count_processes() > 1:
+        failed = torch.where(failed == 0, torch.iinfo(failed.dtype).max, failed)
+        dist.all_reduce(failed, dist.ReduceOp.MIN)
+        failed = torch.where(failed == torch.iinfo(failed.dtype).max, 0, failed)
+    return int(failed)
+
+
+@contextlib.contextmanager
+def first_on_machine(local_rank: int) -> Iterator[None]:
+    """A machine's first process goes through the block before the others, which find the files that it leaves."""
+    if local_rank > 0:
+        wait_for_all()
+    yield
+    if local_rank == 0:
+        wait_for_all()
 
 
 def wait_for_all() -> None:

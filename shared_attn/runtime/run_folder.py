@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_attn.runtime.files import atomic_write, naming, remove_leftovers
-from shared_attn.runtime.folder_lock import claim_folder
+from shared_attn.runtime.folder_lock import claim_folder, is_restarted
 
 CONFIG = "config.json"
 # In the order in which --fresh removes them: a kill in between must not leave a checkpoint without its configuration.
@@ -35,7 +35,8 @@ def open_run(folder: Path | str, config: Any, *, fresh: bool = False, free: Coll
     Args:
         folder: The run's folder; made where it does not exist.
         config: The resolved configuration; written to config.json.
-        fresh: Start over: the files of an earlier run (see ``LEFT_BY_RUNS``) are removed first.
+        fresh: Start over: the files of an earlier run (see ``LEFT_BY_RUNS``) are removed first; not by processes
+            that torchrun starts again.
         free: Names of fields that may change from one start to the next (a device, a number of workers).
 
     Raises:
@@ -50,7 +51,7 @@ def open_run(folder: Path | str, config: Any, *, fresh: bool = False, free: Coll
         folder.mkdir(parents=True, exist_ok=True)
     claim_folder(folder)
     remove_leftovers(folder)
-    if fresh:
+    if fresh and not is_restarted():  # or a worker that is lost would take all that it did with it
         for pattern in LEFT_BY_RUNS:
             for path in folder.glob(pattern):
                 path.unlink()
