@@ -280,9 +280,9 @@ def test_mistakes_are_told_in_one_line(
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name != "onnx" else name)
-    with pytest.raises(ValueError, match="pip install onnxscript onnxruntime"):
+    with pytest.raises(ValueError, match=r"needs onnxscript and onnxruntime: pip install 'eagan-eat\[export\]'"):
         choose_format(Path("model.onnx"))
-    with pytest.raises(ValueError, match="pip install onnxscript$"):
+    with pytest.raises(ValueError, match="ONNX needs onnxscript: pip install"):
         choose_format(Path("model.onnx"), check=False)
     assert choose_format(Path("model.pt2")) == "torch"
 
