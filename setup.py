@@ -4,8 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# What the three packages need to be imported and to train on images and on the shapes that are built in. Bounds below are
-# tested (`make test-lowest`, tests/lowest.txt); above, only where a new major version may be expected to break something.
+# What the three packages need to be imported and to train on images and on the shapes that are built in. Bounds below
+# are tested (`make test-lowest`, tests/lowest.txt); above, only where a new major version may break something.
 CORE = [
     "torch>=2.6,<3",
     "torchvision>=0.21,<1",

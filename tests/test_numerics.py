@@ -17,7 +17,6 @@ from gan.presets import GanConfig
 from gan.presets import check_config as check_gan
 from gan.presets import free_fields as gan_free_fields
 from gan.training import train as train_gan
-from pointcloud import classifier
 from pointcloud.presets import FREE_FIELDS, Config
 from pointcloud.presets import check_config as check_points
 from pointcloud.training import train as train_points

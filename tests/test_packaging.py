@@ -1,8 +1,9 @@
-"""What an installation holds and needs: extras and their bounds, wheel and sdist, types, and imports without a network."""
+"""What an installation holds and needs: extras, bounds, wheel and sdist, types, and imports without a network."""
 
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import os
 import re
 import runpy
@@ -24,8 +25,6 @@ from gan.data.parquet import _open
 from gan.judging.features import load_features, load_lite0
 from gan.samples.animation import check_film
 from pointcloud.files.meshes import read_shape
-from pointcloud.presets import Config
-from pointcloud.training import train
 from shared_attn.runtime.extras import EXTRAS, MissingExtra, explain, importing
 from shared_attn.runtime.figures import new_figure
 
@@ -90,6 +89,22 @@ def test_the_lowest_versions_are_those_of_setup() -> None:
     lines = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
     assert {line for line in lines if line and not line.startswith("#")} == expected
     assert "--constraint tests/lowest.txt" in (ROOT / "Makefile").read_text()
+
+
+def test_what_is_installed_is_within_the_bounds() -> None:
+    """The newest versions that the bounds allow are those that a fresh installation has."""
+
+    def numbers(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+    found = requirements()
+    for name, low, above in map(split, found["install_requires"] + found["extras_require"]["all"]):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        assert numbers(low) <= numbers(version), (name, version)
+        assert not above or numbers(version) < numbers(above), (name, version)
 
 
 def test_the_table_of_extras_is_that_of_setup() -> None:
