@@ -31,10 +31,10 @@ EXTRAS = {
         "trimesh>=4.4,<6",
         "networkx>=3.1",  # trimesh: scene files (GLB)
         "h5py>=3.10,<4",
-        "scipy>=1.11,<2",
+        "scipy>=1.11.1,<2",
     ],
     # figures, and what attention looks at
-    "viz": ["matplotlib>=3.8,<4", "plotly>=5.20,<8", "scipy>=1.11,<2"],
+    "viz": ["matplotlib>=3.8,<4", "plotly>=5.20,<8", "scipy>=1.11.1,<2"],
     # scripts/sample_gan.py to .mp4
     "film": ["av>=12"],
     # images in parquet files, as Hugging Face data sets have them

@@ -227,7 +227,12 @@ def blocking(folder: Path, *modules: str) -> dict[str, str]:
     ("module", "script", "flags", "told"),
     [
         ("trimesh", "classify.py", ("MESH",), r"reading and writing meshes: needs trimesh, .*\[points\]'"),
-        ("scipy", "visualise_attention.py", ("MESH", "--out", "OUT"), r"needs scipy, .*\[points\]'"),
+        (
+            "scipy",
+            "segment.py",
+            ("MESH", "--weights", "eat-shapes-parts", "--out", "OUT"),
+            r"needs scipy, .*\[points\]'",
+        ),
     ],
 )
 def test_a_script_tells_it_in_one_line(
