@@ -82,7 +82,7 @@ def _list_files(source: FileSource, listed: PurePosixPath, part: str) -> list[Pu
 
 def _read(source: FileSource, name: PurePosixPath, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays of one file, checked: data (D, P, 3), label (D,), pid (D, P)."""
-    with importing(source.describe(name)):
+    with importing(str(source.describe(name))):
         import h5py
 
     where, arrays = source.describe(name), {}

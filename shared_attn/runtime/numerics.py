@@ -84,9 +84,9 @@ class NumericsWatch:
         """
         if not tensor.requires_grad:
             return
-        version, names = getattr(tensor, "_watched", (-1, []))
-        if version == tensor._version:  # not changed in place since: still the same node of the graph
-            names.append(what)
+        seen: tuple[int, list[str]] | None = getattr(tensor, "_watched", None)
+        if seen is not None and seen[0] == tensor._version:  # not changed in place since: the same node of the graph
+            seen[1].append(what)
             return
         names = [what]
         tensor._watched = (tensor._version, names)  # type: ignore[attr-defined]
@@ -96,7 +96,7 @@ class NumericsWatch:
             also = f" (the {names[0]})" if len(names) > 1 else ""
             self._check(gradient, f"gradient of the {names[-1]}{also}")
 
-        tensor.register_hook(check)
+        tensor.register_hook(check)  # type: ignore[no-untyped-call]
 
     def _watch_optimizer(self, name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         paths = {parameter: path for path, parameter in network.named_parameters(prefix=name)}
