@@ -209,12 +209,21 @@ def test_other_missing_modules_stay_errors_of_their_own() -> None:
 
 BLOCKING = """
 import os
+from importlib import metadata
 from importlib.machinery import PathFinder
 
-find_spec = PathFinder.find_spec
-PathFinder.find_spec = staticmethod(
-    lambda name, *given: None if name.partition(".")[0] in os.environ["BLOCKED"].split() else find_spec(name, *given)
-)
+find_spec, from_name, blocked = PathFinder.find_spec, metadata.Distribution.from_name, os.environ["BLOCKED"].split()
+
+def find_unblocked(name, *given):
+    return None if name.partition(".")[0] in blocked else find_spec(name, *given)
+
+def describe_unblocked(name):
+    if name.replace("-", "_").lower() in blocked:
+        raise metadata.PackageNotFoundError(name)
+    return from_name(name)
+
+PathFinder.find_spec = staticmethod(find_unblocked)
+metadata.Distribution.from_name = staticmethod(describe_unblocked)
 """
 
 
