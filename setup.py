@@ -40,7 +40,7 @@ EXTRAS = {
     # images in parquet files, as Hugging Face data sets have them
     "parquet": ["pyarrow>=15"],
     # scripts/export_model.py to .onnx
-    "export": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.5,<1"],
+    "export": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.7,<1"],
 }
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 DEV = [

@@ -17,15 +17,15 @@ from pointcloud.presets import PRESETS as POINT_PRESETS
 GAN: dict[str, Any] = {
     "generator_width": 4,
     "discriminator_width": 4,
-    "batch_size": 16,
+    "batch_size": 8,
     "log_every": 5,
     "features": "none",
 }
 POINTS: dict[str, Any] = {
-    "num_points": 128,
+    "num_points": 64,
     "embed_channels": (16, 32),
     "neighbour_channels": (32, 64),
-    "num_centres": (64, 32),
+    "num_centres": (32, 16),
     "num_neighbours": 8,
     "fuse_channels": 128,
     "head_channels": (64, 32),
@@ -36,9 +36,9 @@ POINTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Options:
-    steps: int = 400
+    steps: int = 300
     """steps of the GAN's training"""
-    epochs: int = 10
+    epochs: int = 5
     """passes over the shapes of the point network's"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to train"""
