@@ -28,7 +28,7 @@ EXTRAS = {
     ],
     # files of meshes and clouds, and HDF5 (of images too)
     "points": [
-        "trimesh>=4.4,<6",
+        "trimesh>=4.5,<6",
         "networkx>=3.1",  # trimesh: scene files (GLB)
         "h5py>=3.10,<4",
         "scipy>=1.11.1,<2",
