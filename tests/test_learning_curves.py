@@ -14,7 +14,7 @@ from shared_attn.runtime.result_tables import record_table
 
 # Largest distances of running means over a tenth of a training; see the record of the same comparison for what two
 # seeds differ by.
-BOUNDS = {"discriminator_loss": 0.3, "generator_loss": 0.4, "train_loss": 0.1, "train_accuracy": 0.06}
+BOUNDS = {"discriminator_loss": 0.3, "generator_loss": 0.5, "train_loss": 0.08, "train_accuracy": 0.08}
 
 
 def test_the_distance_is_that_of_running_means() -> None:
