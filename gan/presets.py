@@ -116,6 +116,10 @@ class GanConfig:
     """train through torch.compile, one graph a network; minutes to begin with, then faster"""
     cuda_graphs: bool = False
     """on CUDA, capture each whole step as a graph and replay it: no launch of single kernels"""
+    deterministic: bool = False
+    """the same bits in every run on one machine, on a GPU too; what cannot do that is refused by name; slower there"""
+    debug_numerics: bool = False
+    """stop at the first NaN or infinite number and name its module, tensor and step; slow, to find out what happens"""
     fresh: bool = False
     """start over: remove what an earlier run left in the folder"""
 
@@ -136,6 +140,8 @@ FREE_FIELDS = (
     "checkpoint_every",
     "log_every",
     "device",
+    "debug_numerics",
+    "deterministic",
     "fresh",
 )
 
@@ -274,6 +280,10 @@ def check_config(config: GanConfig) -> None:
             "--reuse-generated: expected --discriminator-steps 1, no --cuda-graphs",
         ),
         (config.augment_target and not config.augment, "--augment-target: nothing to adapt without --augment"),
+        (
+            config.debug_numerics and (config.compile or config.cuda_graphs),
+            "--debug-numerics: watches one module after the other; expected no --compile, no --cuda-graphs",
+        ),
         (config.evaluation_references == 1, "--evaluation-references 1: expected 0 (all) or at least 2"),
     )
     for found, message in conflicts:

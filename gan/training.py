@@ -34,11 +34,13 @@ from gan.reporting import Reporter
 from gan.steps import Steps
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.determinism import repeat_bits
 from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.memory_shortage import tell_shortage
+from shared_attn.runtime.numerics import NumericsWatch
 from shared_attn.runtime.options import parse_options
 from shared_attn.runtime.processes import (
     Bystander,
@@ -60,6 +62,7 @@ Network = TypeVar("Network", Generator, Discriminator)
 
 @outlive_the_others
 @tell_shortage
+@repeat_bits
 @one_in_a_folder
 def train(config: GanConfig) -> None:
     """Train a generator and a discriminator as `config` says, or go on with the run that lies in `config.out`.
@@ -113,6 +116,8 @@ def train(config: GanConfig) -> None:
         open_run(config.out, config, fresh=config.fresh, free=free_fields(config))
     wait_for_all()
     shown, step = restore(config, parts, data.hash)
+    raw = {"generator": generator, "discriminator": discriminator}
+    watch = NumericsWatch(raw, optimizers, unit="images", enabled=config.debug_numerics)
     if first:
         prepare_reference(data, network, config.evaluation_references)
     stream = ImageStream(
@@ -134,6 +139,7 @@ def train(config: GanConfig) -> None:
         while shown < config.images:
             before = shown
             seed_step(config.seed, "step", shown)
+            watch.step, watch.shown = step + 1, shown
             part = shown / config.images
             rate = fade(part, config.decay_from)
             set_rate(optimizers["generator"], rate * config.generator_lr)

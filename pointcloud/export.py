@@ -32,6 +32,7 @@ from torch.export import Dim, ExportedProgram
 from pointcloud.evaluation import takes_category
 from pointcloud.kernels.points_exported import argsort_by_topk, farthest_in_a_loop, nearest_by_keys, nearest_by_topk
 from pointcloud.models import LoadedModel
+from shared_attn.runtime.extras import command
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -86,7 +87,7 @@ def choose_format(path: Path, wanted: Format | None = None, *, check: bool = Tru
         needed = PACKAGES if check else PACKAGES[:2]
         missing = [name for name in needed if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(f"--out {path}: ONNX needs packages that are missing: pip install {' '.join(missing)}")
+            raise ValueError(f"--out {path}: ONNX needs {' and '.join(missing)}: {command('export')}")
     return chosen
 
 

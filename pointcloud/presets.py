@@ -12,7 +12,7 @@ from pointcloud.published_widths import CENTRES, ENCODERS
 
 # Fields that may differ when a run is resumed: they do not change what it computes, or say how to start. What
 # neighbour_embedding says is in the widths, which a run's configuration has all resolved.
-FREE_FIELDS = ("device", "fresh", "neighbour_embedding")
+FREE_FIELDS = ("device", "debug_numerics", "deterministic", "fresh", "neighbour_embedding")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Config:
     """bf16: bfloat16 matrix products over float32 weights, statistics and losses."""
     compile: bool = False
     """Train through torch.compile, one graph a step (on CUDA a CUDA graph): minutes to begin with, then faster."""
+    deterministic: bool = False
+    """The same bits in every run on one machine, on a GPU too; what cannot do that is refused by name. Slower there."""
+    debug_numerics: bool = False
+    """Stop at the first NaN or infinite number and name its module, tensor and step; slow, to find out what happens."""
     validation: float = 0.0
     """Share of the TRAINING clouds set apart for evaluation while training; the test split is read once, at the end."""
     evaluate_epochs: int = 10
@@ -193,6 +197,8 @@ def check_config(config: Config) -> None:
     parse_options(config.attention_options, "--attention-options")
     if not 0 < config.scale[0] <= config.scale[1] < math.inf:
         raise ValueError(f"--scale {config.scale[0]} {config.scale[1]}: expected 0 < lowest <= highest")
+    if config.debug_numerics and config.compile:
+        raise ValueError("--debug-numerics: watches one module after the other; expected no --compile")
     if config.task == "segment":
         _check_segmenter(config)
     elif not config.categories:

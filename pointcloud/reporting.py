@@ -13,6 +13,7 @@ from pointcloud.evaluation import evaluate_classifier, evaluate_largest_part, ev
 from pointcloud.models import describe_model
 from pointcloud.presets import Config
 from shared_attn.complexity import count_multiply_adds, count_parameters
+from shared_attn.runtime.extras import MissingExtra
 from shared_attn.runtime.processes import WHOLE, Share
 from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.records import hash_file, write_record
@@ -100,15 +101,10 @@ def _write(
     """What a run leaves at its end: weights, figures, record."""
     header = describe_model(config, train_set, metrics, progress.shown)
     save_weights(config.out / "weights.safetensors", network.state_dict(), header)
-    if confusion is not None:
-        from pointcloud.pictures import save_confusion_matrix
-
-        save_confusion_matrix(confusion, train_set.class_names, config.out / "confusion.png")
-    else:
-        from pointcloud.gallery import draw_segmentations
-
-        points = config.evaluate_points or config.num_points
-        draw_segmentations(network, test_set, points, config.out / "parts", truth=True)
+    try:
+        _draw(config, network, test_set, confusion)
+    except MissingExtra as missing:  # a training is not lost for want of its figure
+        progress.message(f"left out: {missing}")
     lines = read_metrics(config.out)
     names = sorted({name for line in lines for name in line if name.startswith(("train_", "validation_"))})
     write_record(
@@ -132,6 +128,19 @@ def _write(
         curves={name: [[line["shown"], line[name]] for line in lines if name in line] for name in names},
         note="averaged weights after the last epoch",
     )
+
+
+def _draw(config: Config, network: nn.Module, test_set: CloudSet, confusion: Tensor | None) -> None:
+    """A classifier's confusion matrix, or a segmenter's clouds beside the truth."""
+    if confusion is not None:
+        from pointcloud.pictures import save_confusion_matrix
+
+        save_confusion_matrix(confusion, test_set.class_names, config.out / "confusion.png")
+        return
+    from pointcloud.gallery import draw_segmentations
+
+    points = config.evaluate_points or config.num_points
+    draw_segmentations(network, test_set, points, config.out / "parts", truth=True)
 
 
 def _hash_source(file: Path | str) -> str:

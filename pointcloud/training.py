@@ -30,11 +30,13 @@ from pointcloud.reporting import assess, finish, show_progress
 from pointcloud.steps import StepSource
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.determinism import repeat_bits
 from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.host_memory import keep_freed_memory
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.memory_shortage import tell_shortage
+from shared_attn.runtime.numerics import NumericsWatch
 from shared_attn.runtime.processes import (
     Bystander,
     Share,
@@ -56,6 +58,7 @@ STEPS_UNASKED = 16
 
 @outlive_the_others
 @tell_shortage
+@repeat_bits
 @one_in_a_folder
 def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> dict[str, float]:
     """Trains a classifier or a part segmenter as `config` says, or goes on with the run that lies in `config.out`.
@@ -100,6 +103,7 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
     source = StepSource(config, train_set, takes_category(network), share)
     parts = {"network": network, "average": average.model, "optimizer": optimizer}
     shown, tally = restore(config, parts, fingerprint)
+    watch = NumericsWatch({"network": network}, {"network": optimizer}, unit="clouds", enabled=config.debug_numerics)
     # Nothing in the loop waits for the device: sums stay there, and what it computed is looked at once an epoch.
     tally, failed = tally.to(device), torch.zeros((), dtype=torch.long, device=device)
 
@@ -107,6 +111,7 @@ def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> d
     with Interrupt() as interrupt, bar as progress:
         while shown < steps * B:
             seed_step(config.seed, "step", shown)
+            watch.step, watch.shown = shown // B + 1, shown
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(shown / D, config)
             inputs, target = source.draw(shown)

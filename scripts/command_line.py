@@ -112,6 +112,13 @@ def run(main: Callable[[], None]) -> None:
             os._exit(status)  # at once: while Python ends, a signal would change the status
         default = "interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__
         _fail(" ".join(str(error).split()) or default, status)
+    except ModuleNotFoundError as error:
+        from shared_attn.runtime.extras import explain
+
+        line = explain(error)
+        if line is None or os.environ.get("EAGAN_EAT_TRACEBACK"):
+            raise
+        _fail(line)
 
 
 def _take_preset(arguments: list[str], presets: Mapping[str, Config], program: str, description: str) -> Config:

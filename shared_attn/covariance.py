@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from shared_attn.attention import Attention, check_divisible
 from shared_attn.folding import costs_less
-from shared_attn.functional import full_precision
+from shared_attn.functional import autocast_enabled, full_precision
 
 __all__ = ["CovarianceForm", "CrossCovarianceAttention"]
 
@@ -158,5 +158,5 @@ class _TokensAndGram(torch.autograd.Function):
 def _product_dtype(x: Tensor) -> torch.dtype:
     """The dtype that a linear map of x would answer in here."""
     kind = x.device.type
-    lowered = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    lowered = autocast_enabled(x) and x.dtype != torch.float64
     return torch.get_autocast_dtype(kind) if lowered else x.dtype

@@ -195,7 +195,7 @@ def softmax_attention(
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Switches autocast off for a block of work on x: it would round logits before they are normalised."""
-    return torch.autocast(x.device.type, enabled=False) if _autocast_enabled(x) else nullcontext()
+    return torch.autocast(x.device.type, enabled=False) if autocast_enabled(x) else nullcontext()
 
 
 class _ExternalAttention(torch.autograd.Function):
@@ -345,12 +345,17 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _autocast_enabled(x: Tensor) -> bool:
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+# Asked once: inside a graph torch 2.6 cannot be.
+_KINDS = ("cpu", "cuda", "hpu", "ipu", "maia", "mps", "mtia", "xla", "xpu")
+_WITH_AUTOCAST = frozenset(kind for kind in _KINDS if torch.amp.is_autocast_available(kind))
+
+
+def autocast_enabled(x: Tensor) -> bool:
+    """Whether operators on x are cast just now; False for devices that cannot."""
+    return x.device.type in _WITH_AUTOCAST and torch.is_autocast_enabled(x.device.type)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
     """The dtype that a linear map of x would answer in here."""
-    lowered = _autocast_enabled(x) and x.dtype != torch.float64
+    lowered = autocast_enabled(x) and x.dtype != torch.float64
     return torch.get_autocast_dtype(x.device.type) if lowered else x.dtype

@@ -302,7 +302,7 @@ def test_mp4_without_its_library_is_one_line(config: SampleConfig, monkeypatch: 
 
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "av", raising=False)
-    with pytest.raises(ValueError, match=r"--out a.mp4: MP4 needs PyAV \(pip install av\)"):
+    with pytest.raises(ValueError, match=r"--out a.mp4: MP4 needs PyAV: pip install 'eagan-eat\[film\]'"):
         draw(config, "a.mp4")
 
 

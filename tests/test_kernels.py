@@ -289,7 +289,7 @@ def test_kernels_equal_their_twin_in_many_cases() -> None:
 
 def _compile(*cases: int) -> set[str]:
     """Compiles and checks the cases of those numbers, or all; returns the names of the kernels."""
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", "3.3", reason="before, Triton was told otherwise what to compile")
     rows: list[dict[str, Any]] = json.loads(run_python("tests/kernel_compilation.py", *map(str, cases)))
     for row in rows:
         assert row["cubin"] > 1000, row

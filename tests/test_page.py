@@ -244,7 +244,7 @@ def test_a_gradio_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_mistakes_at_the_start_are_one_line(run_script: Script, weights: Path) -> None:
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'gradio>=6'")
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'eagan-eat[app]'")
     for flags, words in [
         (("--gan", "eagan-cifar10-smal"), "did you mean eagan-cifar10-small?"),
         (("--classifier", weights / "segmenter.safetensors"), "expected a pointcloud.classifier"),
@@ -257,7 +257,7 @@ def test_mistakes_at_the_start_are_one_line(run_script: Script, weights: Path) -
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'gradio>=6'")
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'eagan-eat[app]'")
     with serve_page(tmp_path_factory.mktemp("page"), "--max-upload", "1") as served:
         yield served
 

@@ -21,7 +21,7 @@ LONG = 60_000  # milliseconds: a busy machine's
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'gradio>=6'")
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'eagan-eat[app]'")
     with serve_page(tmp_path_factory.mktemp("page"), "--max-upload", "1") as served:
         yield served
 

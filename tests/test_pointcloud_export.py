@@ -36,10 +36,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
     return {path.stem: load_model(path) for path in folder.glob("*.safetensors")}
 
 
-@pytest.fixture(scope="module")
-def onnx_files(models: dict[str, LoadedModel]) -> dict[str, Exported]:
+def _needs_exporters() -> None:
+    _needs_a_newer_torch()
     for package in export.PACKAGES:
         pytest.importorskip(package)
+
+
+def _needs_a_newer_torch() -> None:
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 exports no network of points whose number is left open, and no loop")
+
+
+@pytest.fixture(scope="module")
+def onnx_files(models: dict[str, LoadedModel]) -> dict[str, Exported]:
+    _needs_exporters()
     return {name: export_model(model, "onnx") for name, model in models.items()}
 
 
@@ -120,8 +130,7 @@ class _Farthest(nn.Module):
 
 
 def test_exported_farthest_points_are_those_of_a_naive_loop() -> None:
-    for package in export.PACKAGES:
-        pytest.importorskip(package)
+    _needs_exporters()
     import onnxruntime
 
     random = torch.randn(4, 27, 3)
@@ -150,6 +159,7 @@ def test_plain_twins_heed_lengths(lengths: Tensor | None) -> None:
 
 @pytest.mark.parametrize("name", ["classifier", "segmenter"])
 def test_pt2_runs_in_a_process_without_this_package(models: dict[str, LoadedModel], tmp_path: Path, name: str) -> None:
+    _needs_a_newer_torch()
     model = models[name]
     (tmp_path / "model.pt2").write_bytes(export_model(model, "torch").contents)
     batches = [_inputs(model, *size) for size in SIZES]
@@ -226,8 +236,7 @@ def _small(attention: str, segments: bool, **more: Any) -> LoadedModel:
     ],
 )
 def test_other_attentions_export(attention: str, segments: bool, num_points: int) -> None:
-    for package in export.PACKAGES:
-        pytest.importorskip(package)
+    _needs_exporters()
     model = _small(attention, segments)
     for form in ("onnx", "torch"):
         agreement = check_export(model, export_model(model, form, num_points=num_points))
@@ -280,9 +289,9 @@ def test_mistakes_are_told_in_one_line(
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name != "onnx" else name)
-    with pytest.raises(ValueError, match="pip install onnxscript onnxruntime"):
+    with pytest.raises(ValueError, match=r"needs onnxscript and onnxruntime: pip install 'eagan-eat\[export\]'"):
         choose_format(Path("model.onnx"))
-    with pytest.raises(ValueError, match="pip install onnxscript$"):
+    with pytest.raises(ValueError, match="ONNX needs onnxscript: pip install"):
         choose_format(Path("model.onnx"), check=False)
     assert choose_format(Path("model.pt2")) == "torch"
 
@@ -290,6 +299,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failed_check_is_one_line_and_keeps_what_was_there(
     models: dict[str, LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _needs_a_newer_torch()
     sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
     import export_model as script
 
@@ -313,8 +323,7 @@ def test_exported_says_its_inputs() -> None:
 @pytest.mark.parametrize("form", ["onnx", "torch"])
 def test_one_cloud_of_one_size(models: dict[str, LoadedModel], form: export.Format) -> None:
     """Where strides of sizes of one say nothing, and the loop has to keep its own."""
-    for package in export.PACKAGES:
-        pytest.importorskip(package)
+    _needs_exporters()
     exported = export_model(models["classifier"], form, batch_size=1, num_points=40)
     assert exported.inputs == "points (1, 40, 3) float32"
     agreement = check_export(models["classifier"], exported)
@@ -324,8 +333,7 @@ def test_one_cloud_of_one_size(models: dict[str, LoadedModel], form: export.Form
 @pytest.mark.parametrize("form", ["onnx", "torch"])
 def test_segmenter_that_looks_for_neighbours_at_all_points(form: export.Format) -> None:
     """Both neighbour embeddings share one search."""
-    for package in export.PACKAGES:
-        pytest.importorskip(package)
+    _needs_exporters()
     model = _small("external", True, neighbour_embedding="sg", neighbour_channels=(8, 8))
     agreement = check_export(model, export_model(model, form))
     assert agreement.difference < 1e-4 and agreement.indices > 0

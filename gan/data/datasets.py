@@ -24,10 +24,10 @@ from torch import Tensor
 from gan.data import hdf5 as hdf5_images
 from gan.data.decoded import Decoded, decode_into_cache, decode_into_memory, find_mapped
 from gan.data.files import open_files
-from gan.data.releases import ARCHIVES, open_cifar, open_tiny_imagenet, prepare_images
-from gan.data.source import SPLITS, ImageSource, StoredImages, digest
 from gan.data.packed import pack
 from gan.data.parquet import open_parquet
+from gan.data.releases import ARCHIVES, open_cifar, open_tiny_imagenet, prepare_images
+from gan.data.source import SPLITS, ImageSource, StoredImages, digest
 from gan.data.streamed import StreamedImages
 
 DATA_FOLDER = Path("data")  # where `scripts/prepare_data.py` and downloads put named sets

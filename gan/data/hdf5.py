@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gan.data.source import Content, ImageSource, Reader, check_labels, digest
+from shared_attn.runtime.extras import importing
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
 IMAGE_KEYS = ("images", "imgs")
@@ -35,7 +36,8 @@ class Hdf5Images(ImageSource):
     """
 
     def __init__(self, path: Path):
-        import h5py
+        with importing(f"--data {path}"):
+            import h5py
 
         self.path, self.name = path, path.name
         self._opened: Any = None

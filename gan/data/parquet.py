@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gan.data.source import ROLES, ImageSource, Reader, check_labels, digest
+from shared_attn.runtime.extras import command
 
 SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
@@ -166,7 +167,7 @@ def _open(path: Path, file: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ValueError(f"--data {path}: parquet files need pyarrow: pip install 'eagan-eat[parquet]'") from error
+        raise ValueError(f"--data {path}: parquet files need pyarrow: {command('parquet')}") from error
 
     try:
         return pyarrow.parquet.ParquetFile(file)

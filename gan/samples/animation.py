@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared_attn.runtime.extras import command
 from shared_attn.runtime.files import atomic_write
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def check_film(path: Path) -> None:
         try:
             import av  # noqa: F401
         except ImportError as error:
-            raise ValueError(f"--out {path}: MP4 needs PyAV (pip install av), .gif does not") from error
+            raise ValueError(f"--out {path}: MP4 needs PyAV: {command('film')}; .gif does not") from error
 
 
 def write_film(path: Path, pages: Pages, count: int, fps: int) -> None:

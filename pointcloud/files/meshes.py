@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pointcloud.releases.text_clouds import read_text_cloud
+from shared_attn.runtime.extras import importing
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
 TEXT_CLOUDS = (".xyz", ".txt", ".pts", ".csv")
@@ -149,8 +150,9 @@ def separate_off_header(path: Path, content: bytes) -> bytes:
 
 
 def _import_trimesh() -> Any:
-    import trimesh
-    import trimesh.sample
+    with importing("reading and writing meshes"):
+        import trimesh
+        import trimesh.sample
 
     return trimesh
 

@@ -17,6 +17,7 @@ import torch
 from pointcloud.clouds import CloudSet, normalise, quantise
 from pointcloud.releases.file_source import FileSource
 from pointcloud.releases.shapenetpart import as_part_set, check_parts, find_category, turn_up
+from shared_attn.runtime.extras import importing
 
 EXPECTED_MODELNET = "shape_names.txt, ply_data_train*.h5 and ply_data_test*.h5"
 EXPECTED_PARTS = "all_object_categories.txt, ply_data_train*.h5, ply_data_val*.h5 and ply_data_test*.h5"
@@ -81,7 +82,8 @@ def _list_files(source: FileSource, listed: PurePosixPath, part: str) -> list[Pu
 
 def _read(source: FileSource, name: PurePosixPath, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays of one file, checked: data (D, P, 3), label (D,), pid (D, P)."""
-    import h5py
+    with importing(str(source.describe(name))):
+        import h5py
 
     where, arrays = source.describe(name), {}
     try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from shared_attn.runtime.extras import importing
 from shared_attn.runtime.files import atomic_write
 
 
 def new_figure(width: float, height: float, *, axes: bool = True) -> tuple[Any, Any]:
     """A figure of so many inches and its axes; or without any, for a caller that places its own."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with importing("a figure"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
     FigureCanvasAgg(figure)

@@ -23,7 +23,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-INSTALL = "pip install 'gradio>=6'"
+from shared_attn.runtime.extras import command
+
+INSTALL = command("app")
 OLDEST = 6  # the first whose launch() takes theme and style
 WAITING = 32  # calls that may wait for their turn; later ones are turned away in words
 KEPT, SWEPT = 3600, 600  # seconds that files are kept, and between looks for older ones

@@ -20,6 +20,8 @@ def record_table(record: Record) -> str:
         table = "\n".join(parts)
     elif "faults" in tables:
         table = _fault_table(tables["faults"])
+    elif "precision" in tables:
+        table = _precision_table(tables["precision"])
     elif "robustness" in tables:
         table = _robustness_table(record["metrics"], tables["robustness"][0])
         table += f"\n![Robustness]({own_figure(record)})\n"
@@ -64,6 +66,14 @@ def _fault_table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [[row["fault"], row["training"], str(row["tried"]), str(row["survived"])] for row in rows]
     tried, survived = (str(sum(row[name] for row in rows)) for name in ("tried", "survived"))
     return markdown_table(["fault", "training", "tried", "survived"], [*cells, ["all", "", tried, survived]])
+
+
+def _precision_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Running means of learning curves: how far those of two precisions lie apart, and those of two seeds."""
+    names = ("first", "last_fp32", "last_bf16", "distance", "seed_distance")
+    head = ["training", "curve", "first", "last, fp32", "last, bf16", "bf16 from fp32, at most", "a seed from another"]
+    cells = [[row["training"], row["curve"], *(f"{row[name]:.3f}" for name in names)] for row in rows]
+    return markdown_table(head, cells)
 
 
 def _robustness_table(metrics: Mapping[str, float], report: Mapping[str, Any]) -> str:
