@@ -30,11 +30,12 @@ from shared_attn.runtime.figures import new_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("shared_attn", "gan", "pointcloud")
-# Modules whose distribution has another name.
-DISTRIBUTIONS = {"PIL": "pillow"}
+# Modules whose distribution has another name, or comes with another.
+DISTRIBUTIONS = {"PIL": "pillow", "starlette": "gradio"}
 # Imported where they are there, or from a checkout of the originals: no requirement.
 OPTIONAL = {"triton", "timm", "model", "utils", "models"}
-IMPORTED_BY_LIBRARIES = {"networkx", "tensorboard", "torch-fidelity", "onnxscript", "torchvision"}
+# torch-geometric by users, whose data sets and batches are taken.
+IMPORTED_BY_LIBRARIES = {"networkx", "tensorboard", "torch-fidelity", "onnxscript", "torchvision", "torch-geometric"}
 
 
 def requirements() -> dict[str, Any]:
