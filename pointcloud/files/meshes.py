@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pointcloud.files.claims import check_claims, check_length
 from pointcloud.releases.text_clouds import read_text_cloud
+from shared_attn.runtime.arrays import map_array
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
 TEXT_CLOUDS = (".xyz", ".txt", ".pts", ".csv")
@@ -80,6 +82,10 @@ def read_shape(path: str | Path, up: Up = "z") -> Shape:
     elif suffix in TEXT_CLOUDS:
         shape = check_shape(path, read_text_cloud(path), None)
     else:
+        try:
+            check_length(path.stat().st_size)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         shape = parse_mesh(path, path.read_bytes())
     return shape.turned() if up == "y" else shape
 
@@ -93,6 +99,10 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
     trimesh, suffix = _import_trimesh(), path.suffix.lower()
     if suffix == ".off":
         content = separate_off_header(path, content)
+    try:
+        content = check_claims(suffix, content)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a readable {suffix} file: {_first_line(error)}") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -132,12 +142,11 @@ def check_shape(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Sha
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")  # no second copy of a large scan
-    except (OSError, ValueError, EOFError) as error:
+        array = map_array(path)  # no second copy of a large scan
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable .npy array ({_first_line(error)})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
-        shape = getattr(array, "shape", "an archive")
-        raise ValueError(f"{path}: expected numbers of shape (points, 3 or more), got {shape}")
+    if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: expected numbers of shape (points, 3 or more), got {array.dtype} {array.shape}")
     return array[:, :3].astype(np.float64)
 
 
