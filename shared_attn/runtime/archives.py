@@ -30,8 +30,9 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """A zip whose entries can be read one by one in bounded memory.
 
     Raises:
-        ValueError: it is no readable zip, or an entry's name leads out of it, is a symbolic link, or unpacks to more than
-            MOST_ENTRY_BYTES or, above BOMB_BYTES, to more than BOMB_RATIO times its size; in one line without the path.
+        ValueError: it is no readable zip, or an entry's name leads out of it, is a symbolic link, or unpacks to more
+            than MOST_ENTRY_BYTES or, above BOMB_BYTES, to more than BOMB_RATIO times its size; in one line without the
+            path.
     """
     try:
         archive = zipfile.ZipFile(path)

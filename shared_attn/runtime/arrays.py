@@ -13,8 +13,17 @@ from typing import IO, Any
 from shared_attn.runtime.archives import ZIP_ERRORS, open_zip
 
 # What numpy raises for a damaged header.
-HEADER_ERRORS = (*ZIP_ERRORS, OSError, SyntaxError, TypeError, KeyError, AttributeError, struct.error)
-HEADER_ERRORS += (tokenize.TokenError, RecursionError, MemoryError, IndexError)
+HEADER_ERRORS = (
+    *ZIP_ERRORS,
+    OSError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    MemoryError,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 def load_arrays(path: Path, names: Collection[str]) -> dict[str, Any]:
