@@ -39,6 +39,7 @@ DAMAGE = (
     TypeError,
     NotImplementedError,
     RuntimeError,
+    OverflowError,
     struct.error,
     zlib.error,
     zipfile.BadZipFile,
@@ -54,7 +55,10 @@ def decode_image(content: bytes, size: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with open_image(content) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
+        try:
+            image: Image.Image = ImageOps.exif_transpose(opened)
+        except Image.DecompressionBombError as error:  # of a part that is larger than the whole
+            raise ValueError(str(error)) from error
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range nothing tells")
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip instead of scale

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pointcloud.files.claims import check_claims, check_length
-from pointcloud.releases.text_clouds import read_text_cloud
+from pointcloud.releases.text_clouds import MOST_POINTS, read_text_cloud
 from shared_attn.runtime.arrays import map_array
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
@@ -147,6 +147,8 @@ def _read_npy(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: not a readable .npy array ({_first_line(error)})") from error
     if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: expected numbers of shape (points, 3 or more), got {array.dtype} {array.shape}")
+    if len(array) > MOST_POINTS:
+        raise ValueError(f"{path}: {len(array):,} points, at most {MOST_POINTS:,} are read")
     return array[:, :3].astype(np.float64)
 
 
