@@ -89,9 +89,11 @@ def _read(source: FileSource, name: PurePosixPath, wanted: tuple[str, ...]) -> d
         with h5py.File(io.BytesIO(source.read(name)), "r") as file:
             for key in wanted:
                 if (dataset := find_dataset(file, key)) is None:
-                    raise ValueError(f"holds no {key}; expected {', '.join(wanted)}")
+                    raise ValueError(f"{where}: holds no {key}; expected {', '.join(wanted)}")
                 arrays[key] = np.asarray(dataset)
     except HDF5_ERRORS as error:
+        if str(error).startswith(str(where)):
+            raise
         raise ValueError(f"{where}: not a readable HDF5 file ({' '.join(str(error).split())})") from error
     data = arrays["data"]
     if data.ndim != 3 or data.shape[2] != 3 or data.dtype.kind != "f" or 0 in data.shape:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -46,7 +47,7 @@ def rebuild(create: Callable[..., Network], model: Any, state: Mapping[str, Tens
     """
     try:
         check_numbers(model)
-        with _at_most(len(state)), torch.device("meta"):
+        with _at_most(len(state)), torch.device("meta"), _Unfilled():
             network = create(**model)
         expected = network.state_dict()
         _compare(expected, state, optional)
@@ -93,6 +94,15 @@ def _compare(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], option
             raise ValueError(f"{name} is {found}, its description says {described}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds a number that is not finite")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the drawing of first weights: on the meta device it takes torch's compiler, and seconds to import."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        drawn = func is torch.Tensor.normal_ or getattr(func, "__module__", "") == nn.init.__name__
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        return tensor if drawn and isinstance(tensor, Tensor) else func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
