@@ -60,7 +60,7 @@ class Hdf5Images(ImageSource):
         except HDF5_ERRORS as error:
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise type(error)(f"{where}: cannot be read ({error.strerror})") from error
-            if str(error).startswith(where):
+            if str(error).startswith(where):  # said here
                 raise
             raise ValueError(f"{where}: not a readable HDF5 file ({' '.join(str(error).split())})") from error
         self.class_names = check_labels(where, self.labels, names)
@@ -106,7 +106,7 @@ def _find(where: str, file: Any, keys: tuple[str, ...], *, whole: bool = True) -
     for key in keys:
         if (found := find_dataset(file, key, whole=whole)) is not None:
             return key, found
-    raise ValueError(f"{where}: holds {', '.join(file) or 'nothing'}; {EXPECTED}")
+    raise ValueError(f"{where}: holds {', '.join(map(repr, file)) or 'nothing'}; {EXPECTED}")
 
 
 def _check_images(where: str, key: str, images: Any) -> bool:

@@ -111,8 +111,10 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
                 loaded = loaded.to_geometry()
     except Exception as error:  # trimesh's readers raise whatever a damaged file makes them run into
         raise ValueError(f"{path}: not a readable {suffix} file ({_first_line(error)})") from error
-    points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64).reshape(-1, 3)
+    points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64)
     faces = np.asarray(getattr(loaded, "faces", np.empty((0, 3))))
+    if points.ndim != 2 or points.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"{path}: its points are {points.shape} and its faces {faces.shape}, expected rows of 3")
     return check_shape(path, points, faces if len(faces) else None)
 
 

@@ -1,0 +1,348 @@
+"""Feeds every reader with spoilt files: mutations of valid ones, at random or guided by coverage (atheris).
+
+A reader may return, or refuse in one line; anything else is found: another exception, words that do not fit on a line or
+do not name the file, more than HANG seconds, more than MEMORY bytes on top of what the process had.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+HANG = 2.0  # seconds
+STUCK = 60.0  # seconds until a reader that does not come back is ended
+MEMORY = 2**30
+LONGEST = 2**16  # bytes of an input
+SHARED_MEMORY = Path("/dev/shm")
+INSTRUMENTED = ["gan", "pointcloud", "shared_attn", "trimesh", "zipfile", "tarfile", "PIL", "json", "numpy.lib"]
+REFUSALS = (ValueError, OSError)
+
+
+@dataclass
+class Tally:
+    """What became of the inputs of one reader. found: kind -> the file that keeps an input of that kind."""
+
+    reader: str
+    inputs: int = 0
+    refused: int = 0
+    accepted: int = 0
+    crashes: int = 0
+    hangs: int = 0
+    most_mb: float = 0.0
+    seconds: float = 0.0
+    found: dict[str, str] = field(default_factory=dict)
+
+
+def mutate(content: bytes, draw: random.Random) -> bytes:
+    """A spoilt copy: cut short, bits flipped, numbers made extreme, parts doubled, removed or exchanged; inside a zip, a
+    .glb or a .safetensors also so that the checksums and lengths around it stay right."""
+    for unpack, pack in (_ZIP, _GLB, _SAFETENSORS, _PNG):
+        if draw.random() < 0.6:
+            with contextlib.suppress(Exception):
+                parts = unpack(content)
+                place = draw.randrange(len(parts))
+                parts[place] = (parts[place][0], _spoil(parts[place][1], draw))
+                return pack(parts)
+    return _spoil(content, draw)
+
+
+def _spoil(content: bytes, draw: random.Random) -> bytes:
+    spoilt = bytearray(content)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        place, kind = draw.randrange(len(spoilt) + 1), draw.randrange(8)
+        if kind == 0:
+            del spoilt[place:]
+        elif kind == 1 and spoilt:
+            spoilt[place % len(spoilt)] ^= 1 << draw.randrange(8)
+        elif kind == 2:
+            spoilt[place : place + 4] = draw.choice((b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", b"\0\0\x01\0"))
+        elif kind == 3:
+            del spoilt[place : place + draw.randrange(1, 32)]
+        elif kind == 4:
+            other = draw.randrange(len(spoilt) + 1)
+            spoilt[place:place] = spoilt[other : other + draw.randrange(1, 64)]
+        elif kind == 5:
+            spoilt[place : place + 1] = draw.choice(WORDS)
+        elif kind == 6 and (digits := [i for i, byte in enumerate(spoilt) if 48 <= byte <= 57]):
+            spoilt[digits[place % len(digits)] : digits[place % len(digits)] + 1] = draw.choice(NUMBERS)
+        else:
+            spoilt[place:place] = draw.randbytes(draw.randrange(1, 8))
+    return bytes(spoilt[:LONGEST])
+
+
+NUMBERS = (b"-1", b"0", b"999999999", b"4294967296", b"1e400", b"nan", b"99999999999999999999", b"3.5", b'"a"', b"[]")
+WORDS = (b"\n", b" ", b"\0", b"{", b"[" * 200, b"}", b"nan", b"inf", b"../", b"null", b"true", b"\xff\xfe", b"\xc3\xa9")
+
+Part = tuple[Any, bytes]
+Codec = tuple[Callable[[bytes], list[Part]], Callable[[list[Part]], bytes]]
+
+
+def _unzip(content: bytes) -> list[Part]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+
+
+def _zip(parts: list[Part]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _unglb(content: bytes) -> list[Part]:
+    assert content[:4] == b"glTF"
+    parts, place = [], 12
+    while place < len(content):
+        length, kind = struct.unpack_from("<I4s", content, place)
+        parts.append((kind, content[place + 8 : place + 8 + length]))
+        place += 8 + length
+    return parts
+
+
+def _glb(parts: list[Part]) -> bytes:
+    chunks = b"".join(struct.pack("<I4s", len(content), kind) + content for kind, content in parts)
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+def _unpack_tensors(content: bytes) -> list[Part]:
+    (length,) = struct.unpack_from("<Q", content)
+    assert content[8:9] == b"{" and 8 + length <= len(content)
+    tree = json.loads(content[8 : 8 + length])
+    described = tree["__metadata__"].pop("eagan-eat").encode()
+    return [("tree", json.dumps(tree).encode()), ("described", described), ("numbers", content[8 + length :])]
+
+
+def _pack_tensors(parts: list[Part]) -> bytes:
+    tree, described, numbers = (content for _, content in parts)
+    with contextlib.suppress(ValueError, TypeError):  # a spoilt tree goes as it is
+        tree = json.dumps({**json.loads(tree), "__metadata__": {"eagan-eat": described.decode("latin1")}}).encode()
+    return struct.pack("<Q", len(tree)) + tree + numbers
+
+
+def _unpng(content: bytes) -> list[Part]:
+    assert content[:4] == b"\x89PNG"
+    parts, place = [], 8
+    while place < len(content):
+        (length,) = struct.unpack_from(">I", content, place)
+        parts.append((content[place + 4 : place + 8], content[place + 8 : place + 8 + length]))
+        place += 12 + length
+    return parts
+
+
+def _png(parts: list[Part]) -> bytes:
+    chunks = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+_ZIP: Codec = (_unzip, _zip)
+_GLB: Codec = (_unglb, _glb)
+_SAFETENSORS: Codec = (_unpack_tensors, _pack_tensors)
+_PNG: Codec = (_unpng, _png)
+
+
+class Trial:
+    """One reader, its tally, and the place in memory where its inputs are written."""
+
+    def __init__(self, name: str, keep: Path | None = None) -> None:
+        from reader_table import READERS
+
+        self.reader, self.tally, self.keep = READERS[name], Tally(name), keep
+        self._folder = tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
+        self.path = Path(self._folder.name, "f", self.reader.name)
+        self.path.parent.mkdir(parents=True)
+        self._before: int | None = None
+
+    def attempt(self, content: bytes) -> str | None:
+        """Gives the reader an input; returns what was found, None for a return or a clear refusal."""
+        self.path.write_bytes(content)
+        if self._before is None:  # the first input is a valid one: imports and caches are not its memory
+            with contextlib.suppress(*REFUSALS):
+                self._read()
+            self._before = _peak()
+        tally, problem, begun = self.tally, None, time.monotonic()
+        try:
+            self._read()
+            tally.accepted += 1
+        except REFUSALS as error:
+            tally.refused += 1
+            if "\n" in str(error) or str(self.path.parents[1]) not in str(error):
+                problem = f"unclear {_place(error)}"
+        except BaseException as error:
+            problem = _place(error)
+        took, peak = time.monotonic() - begun, _peak() - self._before
+        tally.inputs += 1
+        tally.seconds += took
+        tally.most_mb = max(tally.most_mb, peak / 2**20)
+        if problem is None and peak > MEMORY:
+            problem, self._before = f"memory: {peak / 2**20:.0f} MB", self._before + peak
+        tally.crashes += problem is not None
+        if took > HANG:
+            problem = f"hang: {took:.1f} s"
+            tally.hangs += 1
+        if problem is not None:
+            self._keep(problem, content)
+        return problem
+
+    def _read(self) -> None:
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            self.reader.read(self.path)
+
+    def _keep(self, problem: str, content: bytes) -> None:
+        kind = problem.partition(":")[0] if problem.startswith(("hang", "memory")) else problem
+        if kind in self.tally.found or len(self.tally.found) >= 50:
+            return
+        kept = ""
+        if self.keep is not None:
+            self.keep.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256(content).hexdigest()[:12]
+            path = self.keep / f"{self.tally.reader.replace(' ', '-')}-{digest}-{Path(self.reader.name).name}"
+            path.write_bytes(content)
+            kept = str(path)
+        self.tally.found[kind] = kept
+
+
+def _place(error: BaseException) -> str:
+    """What was raised and where, which is the same for many inputs."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}"
+
+
+def try_at_random(name: str, inputs: int, *, seed: int = 0, keep: Path | None = None) -> Tally:
+    """So many mutations of a reader's valid files, drawn from the seed."""
+    trial, draw = Trial(name, keep), random.Random(seed)
+    pool = trial.reader.seeds()
+    for content in pool:
+        trial.attempt(content)
+    while trial.tally.inputs < inputs:
+        content = draw.choice(pool)
+        for _ in range(draw.choice((1, 1, 1, 2, 3))):
+            content = mutate(content, draw)
+        trial.attempt(content)
+    return trial.tally
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def fuzz(names: Sequence[str], inputs: int, *, seed: int, keep: Path, tell: Callable[[Tally], None]) -> list[Tally]:
+    """Guided runs, each reader in a process of its own, with `inputs` shared out among them."""
+    from reader_table import READERS
+
+    total, tallies = sum(READERS[name].share for name in names), []
+    for name in names:
+        tallies.append(_supervise(name, -(-inputs * READERS[name].share // total), seed, keep))
+        tell(tallies[-1])
+    return tallies
+
+
+def _supervise(name: str, inputs: int, seed: int, keep: Path) -> Tally:
+    """Runs `try_guided` until the inputs are done: a process that died or is stuck is a crash or a hang, and the next
+    one goes on with another seed."""
+    whole = Tally(name)
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
+        while whole.inputs < inputs:
+            report = Path(folder, f"{seed}.json")
+            task = json.dumps([name, inputs - whole.inputs, seed, str(keep), str(report)])
+            process = subprocess.Popen([sys.executable, __file__, task], stdout=subprocess.DEVNULL, cwd=folder)
+            ended = _wait(process, report)
+            part = Tally(**json.loads(report.read_text())) if report.exists() else Tally(name, inputs=1)
+            if ended:
+                part.inputs += 1
+                part.hangs += ended == "stuck"
+                part.crashes += ended != "stuck"
+                part.found[ended] = str(keep)
+            _add(whole, part)
+            seed += 1
+    return whole
+
+
+def _wait(process: subprocess.Popen[bytes], report: Path) -> str:
+    """What ended it early; "" where it came to its end."""
+    begun = time.time()
+    while process.poll() is None:
+        time.sleep(0.05)
+        if time.time() - max(begun, report.stat().st_mtime if report.exists() else 0) > STUCK:
+            process.kill()
+            process.wait()
+            return "stuck"
+    return "" if process.returncode == 0 else f"the process died ({process.returncode})"
+
+
+def _add(whole: Tally, part: Tally) -> None:
+    for key, value in asdict(part).items():
+        if key == "found":
+            whole.found |= value
+        elif key == "most_mb":
+            whole.most_mb = max(whole.most_mb, value)
+        elif key != "reader":
+            setattr(whole, key, getattr(whole, key) + value)
+
+
+def try_guided(name: str, inputs: int, seed: int, keep: Path, report: Path) -> None:
+    """`inputs` that atheris derives from the valid files; writes the tally as it goes, and ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=INSTRUMENTED):
+        import reader_table  # noqa: F401, with it all readers
+    trial, told = Trial(name, keep), 0.0
+    corpus = Path(trial._folder.name, "corpus")
+    corpus.mkdir()
+    for number, content in enumerate(trial.reader.seeds()):
+        trial.attempt(content)
+        (corpus / str(number)).write_bytes(content)
+
+    def tell() -> None:
+        part = report.with_suffix(".part")
+        part.write_text(json.dumps(asdict(trial.tally)))
+        part.replace(report)
+
+    def attempt(content: bytes) -> None:
+        nonlocal told
+        trial.attempt(content)
+        if trial.tally.inputs >= inputs:
+            tell()
+            trial._folder.cleanup()
+            os._exit(0)
+        if time.monotonic() - told > 0.5:
+            told = time.monotonic()
+            tell()
+
+    def change(content: bytes, longest: int, number: int) -> bytes:
+        draw = random.Random(number)
+        return (mutate(content, draw) if draw.random() < 0.7 else atheris.Mutate(content, longest))[:longest]
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    flags = [f"-seed={seed + 1}", f"-max_len={LONGEST}", "-rss_limit_mb=0", "-timeout=0", "-verbosity=0", "-detect_leaks=0"]
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], attempt, custom_mutator=change)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    chosen, amount, first, folder, written = json.loads(sys.argv[1])
+    sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
+    try_guided(chosen, amount, first, Path(folder), Path(written))
