@@ -337,7 +337,14 @@ def try_guided(name: str, inputs: int, seed: int, keep: Path, report: Path) -> N
         return (mutate(content, draw) if draw.random() < 0.7 else atheris.Mutate(content, longest))[:longest]
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    flags = [f"-seed={seed + 1}", f"-max_len={LONGEST}", "-rss_limit_mb=0", "-timeout=0", "-verbosity=0", "-detect_leaks=0"]
+    flags = [
+        f"-seed={seed + 1}",
+        f"-max_len={LONGEST}",
+        "-rss_limit_mb=0",
+        "-timeout=0",
+        "-verbosity=0",
+        "-detect_leaks=0",
+    ]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], attempt, custom_mutator=change)
     atheris.Fuzz()
 

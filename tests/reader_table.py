@@ -53,7 +53,7 @@ class Reader:
     read: Callable[[Path], Any]
     name: str
     seeds: Callable[[], list[bytes]]
-    share: int = 2
+    share: float = 2
 
 
 def _mesh(suffix: str) -> Callable[[], list[bytes]]:
@@ -64,11 +64,16 @@ def _mesh(suffix: str) -> Callable[[], list[bytes]]:
             found = [small_models.write_box(Path(folder, f"box.{suffix}")).read_bytes()]
         box = trimesh.Trimesh(small_models.VERTICES, small_models.FACES, process=False)
         if suffix == "ply":
-            found += [box.export(file_type="ply", encoding="ascii"), trimesh.PointCloud(box.vertices).export(None, "ply")]
+            found += [
+                box.export(file_type="ply", encoding="ascii"),
+                trimesh.PointCloud(box.vertices).export(None, "ply"),
+            ]
         if suffix == "stl":
             found.append(box.export(file_type="stl_ascii").encode())
         if suffix == "obj":
-            found.append(b"mtllib a.mtl\no b\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvn 0 0 1\nvt 0 0\nf 1/1/1 2/1/1 3/1/1 4/1/1\n")
+            found.append(
+                b"mtllib a.mtl\no b\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvn 0 0 1\nvt 0 0\nf 1/1/1 2/1/1 3/1/1 4/1/1\n"
+            )
         if suffix == "gltf":
             found = [make_gltf()]
         return found
@@ -166,9 +171,6 @@ def _image_zip() -> list[bytes]:
 
 
 def _image_hdf5() -> list[bytes]:
-    def stored(path: Path) -> None:
-        release_files.write_h5(path, images=np.stack([noise(i, 8) for i in range(4)]), labels=np.arange(4) % 2)
-
     def encoded_files(path: Path) -> None:
         with h5py.File(path, "w") as file:
             images = file.create_dataset("images", 2, dtype=h5py.vlen_dtype(np.uint8))
@@ -176,7 +178,20 @@ def _image_hdf5() -> list[bytes]:
                 images[i] = np.frombuffer(encoded(Image.fromarray(noise(i, 8))), np.uint8)
             file["labels"], file["class_names"] = np.arange(2), ["a", "b"]
 
-    return [_written(stored, "a.h5"), _written(encoded_files, "a.h5")]
+    return [_written(make, "a.h5") for make in (_store_images, encoded_files)]
+
+
+def _store_images(path: Path) -> None:
+    release_files.write_h5(path, images=np.stack([noise(i, 8) for i in range(4)]), labels=np.arange(4) % 2)
+
+
+def _named_hdf5() -> list[bytes]:
+    def named(path: Path) -> None:
+        _store_images(path)
+        with h5py.File(path, "a") as file:
+            file.attrs["class_names"] = ["a", "b"]
+
+    return [_written(named, "a.h5")]
 
 
 def _parquet() -> list[bytes]:
@@ -221,7 +236,9 @@ def _hdf5_clouds() -> list[bytes]:
 
 def _record() -> list[bytes]:
     record = {name: "x" for name in ("name", "kind", "command", "commit")} | {"seeds": [0], "parameters": 1}
-    return [json.dumps({**record, "config": {}, "data": {}, "metrics": {"a": 1.0}, "seconds": 1, "machine": {}}).encode()]
+    return [
+        json.dumps({**record, "config": {}, "data": {}, "metrics": {"a": 1.0}, "seconds": 1, "machine": {}}).encode()
+    ]
 
 
 def _checkpoint() -> list[bytes]:
@@ -285,6 +302,7 @@ READERS: dict[str, Reader] = {
     "images": Reader(lambda path: read_images(path.parents[1]), "a/0.png", _pictures, 4),
     "image zip": Reader(read_images, "a.zip", _image_zip, 4),
     "image hdf5": Reader(read_images, "a.h5", _image_hdf5, 2),
+    "image hdf5 attribute": Reader(read_images, "a.h5", _named_hdf5, 0.05),  # starts a process for each
     "image parquet": Reader(read_images, "a.parquet", _parquet, 2),
     "cifar tar": Reader(read_images, "a.tar.gz", _tar, 1),
     "statistics npz": Reader(load_statistics, "a.npz", _statistics, 4),

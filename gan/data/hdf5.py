@@ -18,7 +18,7 @@ import numpy as np
 
 from gan.data.decoding import MAX_PIXELS
 from gan.data.source import Content, ImageSource, Reader, check_labels, digest
-from shared_attn.runtime.hdf5 import HDF5_ERRORS, MOST_CHUNK_BYTES, find_dataset
+from shared_attn.runtime.hdf5 import HDF5_ERRORS, MOST_CHUNK_BYTES, find_dataset, read_text
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
 IMAGE_KEYS = ("images", "imgs")
@@ -56,7 +56,7 @@ class Hdf5Images(ImageSource):
                         f"{where}: {label_key} is {stored.dtype} {stored.shape}, expected integers ({len(images)},)"
                     )
                 self.labels = np.asarray(stored[()]).reshape(-1).astype(np.int64)
-                names = _read_names(where, file)
+                names = read_text(file, NAMES_KEY)
         except HDF5_ERRORS as error:
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise type(error)(f"{where}: cannot be read ({error.strerror})") from error
@@ -106,7 +106,7 @@ def _find(where: str, file: Any, keys: tuple[str, ...], *, whole: bool = True) -
     for key in keys:
         if (found := find_dataset(file, key, whole=whole)) is not None:
             return key, found
-    raise ValueError(f"{where}: holds {', '.join(map(repr, file)) or 'nothing'}; {EXPECTED}")
+    raise ValueError(f"{where}: holds {' '.join(', '.join(file).split()) or 'nothing'}; {EXPECTED}")
 
 
 def _check_images(where: str, key: str, images: Any) -> bool:
@@ -126,13 +126,3 @@ def _check_images(where: str, key: str, images: Any) -> bool:
         raise ValueError(f"{described}, but nothing is stored in it")
     return bool(shape[3] != 3)
 
-
-def _read_names(where: str, file: Any) -> list[str] | None:
-    dataset = find_dataset(file, NAMES_KEY)
-    stored = file.attrs.get(NAMES_KEY) if dataset is None else dataset[()]
-    if stored is None:
-        return None
-    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in np.ravel(stored)]
-    if len(names) == 0 or np.ndim(stored) != 1:
-        raise ValueError(f"{where}: {NAMES_KEY} is of shape {np.shape(stored)}, expected one name a class")
-    return names

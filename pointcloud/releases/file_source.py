@@ -52,7 +52,7 @@ class FileSource:
             return self._zip.read(str(name))
         except KeyError as error:
             raise ValueError(f"{self.path}: lacks {name}") from error
-        except ZIP_ERRORS as error:
+        except (*ZIP_ERRORS, OSError) as error:
             raise ValueError(f"{self.path}: {name} in it is damaged ({error})") from error
 
     def read_lines(self, name: PurePosixPath) -> list[str]:

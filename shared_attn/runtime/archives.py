@@ -6,6 +6,7 @@ Nothing is ever extracted: entries are read by name, and never beyond the size t
 from __future__ import annotations
 
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,8 @@ ZIP_ERRORS = (
     RuntimeError,
     ValueError,
     OverflowError,
+    LookupError,
+    struct.error,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import struct
+import sys
 import tokenize
 import zipfile
 from collections.abc import Collection
@@ -18,10 +18,8 @@ HEADER_ERRORS = (
     OSError,
     SyntaxError,
     TypeError,
-    LookupError,
     AttributeError,
     MemoryError,
-    struct.error,
     tokenize.TokenError,
 )
 
@@ -69,6 +67,8 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> 
                 raise ValueError("is cut short")
     except HEADER_ERRORS as error:
         raise ValueError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    if dtype.kind == "U" and not _is_text(content.view(f"{dtype.byteorder}u4")):
+        raise ValueError(f"{name}: its text has characters that do not exist")
     return content.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
@@ -87,6 +87,11 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
     if dtype.names is not None or dtype.subdtype is not None or any(count < 0 for count in shape):
         raise ValueError(f"is {dtype} {shape}, expected plain numbers or text")
     return shape, fortran, dtype
+
+
+def _is_text(points: Any) -> bool:
+    """Whether numbers are code points of Unicode; numpy looks at none of them."""
+    return not ((points > sys.maxunicode) | ((points >= 0xD800) & (points < 0xE000))).any()
 
 
 def _check_size(shape: tuple[int, ...], dtype: Any, held: int) -> None:
