@@ -1,7 +1,7 @@
 """Feeds every reader with spoilt files: mutations of valid ones, at random or guided by coverage (atheris).
 
-A reader may return, or refuse in one line; anything else is found: another exception, words that do not fit on a line or
-do not name the file, more than HANG seconds, more than MEMORY bytes on top of what the process had.
+A reader may return, or refuse in one line; anything else is found: another exception, words that do not fit on a line
+or do not name the file, more than HANG seconds of a processor, more than MEMORY bytes on top of what the process had.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import resource
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,9 +26,9 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-HANG = 2.0  # seconds
+HANG = 2.0  # seconds of a processor
 STUCK = 60.0  # seconds until a reader that does not come back is ended
 MEMORY = 2**30
 LONGEST = 2**16  # bytes of an input
@@ -53,8 +53,8 @@ class Tally:
 
 
 def mutate(content: bytes, draw: random.Random) -> bytes:
-    """A spoilt copy: cut short, bits flipped, numbers made extreme, parts doubled, removed or exchanged; inside a zip, a
-    .glb or a .safetensors also so that the checksums and lengths around it stay right."""
+    """A spoilt copy: cut short, bits flipped, numbers made extreme, parts doubled, removed or exchanged; inside a zip,
+    a .glb, a .png or a .safetensors also so that the checksums and lengths around it stay right."""
     for unpack, pack in (_ZIP, _GLB, _SAFETENSORS, _PNG):
         if draw.random() < 0.6:
             with contextlib.suppress(Exception):
@@ -166,12 +166,11 @@ _PNG: Codec = (_unpng, _png)
 class Trial:
     """One reader, its tally, and the place in memory where its inputs are written."""
 
-    def __init__(self, name: str, keep: Path | None = None) -> None:
+    def __init__(self, name: str, keep: Path | None, work: Path) -> None:
         from reader_table import READERS
 
         self.reader, self.tally, self.keep = READERS[name], Tally(name), keep
-        self._folder = tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
-        self.path = Path(self._folder.name, "f", self.reader.name)
+        self.path = work / "f" / self.reader.name
         self.path.parent.mkdir(parents=True)
         self._before: int | None = None
 
@@ -182,7 +181,7 @@ class Trial:
             with contextlib.suppress(*REFUSALS):
                 self._read()
             self._before = _peak()
-        tally, problem, begun = self.tally, None, time.monotonic()
+        tally, problem, begun = self.tally, None, _processor_seconds()
         try:
             self._read()
             tally.accepted += 1
@@ -192,7 +191,7 @@ class Trial:
                 problem = f"unclear {_place(error)}"
         except BaseException as error:
             problem = _place(error)
-        took, peak = time.monotonic() - begun, _peak() - self._before
+        took, peak = _processor_seconds() - begun, _peak() - self._before
         tally.inputs += 1
         tally.seconds += took
         tally.most_mb = max(tally.most_mb, peak / 2**20)
@@ -233,64 +232,112 @@ def _place(error: BaseException) -> str:
 
 def try_at_random(name: str, inputs: int, *, seed: int = 0, keep: Path | None = None) -> Tally:
     """So many mutations of a reader's valid files, drawn from the seed."""
-    trial, draw = Trial(name, keep), random.Random(seed)
-    pool = trial.reader.seeds()
-    for content in pool:
-        trial.attempt(content)
-    while trial.tally.inputs < inputs:
-        content = draw.choice(pool)
-        for _ in range(draw.choice((1, 1, 1, 2, 3))):
-            content = mutate(content, draw)
-        trial.attempt(content)
-    return trial.tally
+    with tempfile.TemporaryDirectory(dir=_memory_folder()) as work:
+        trial, draw = Trial(name, keep, Path(work)), random.Random(seed)
+        pool = trial.reader.seeds()
+        for content in pool:
+            trial.attempt(content)
+        while trial.tally.inputs < inputs:
+            content = draw.choice(pool)
+            for _ in range(draw.choice((1, 1, 1, 2, 3))):
+                content = mutate(content, draw)
+            trial.attempt(content)
+        return trial.tally
+
+
+def _processor_seconds() -> float:
+    """Of this process and those it waited for; other processes on the machine do not count."""
+    return sum(os.times()[:4])
 
 
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def fuzz(names: Sequence[str], inputs: int, *, seed: int, keep: Path, tell: Callable[[Tally], None]) -> list[Tally]:
-    """Guided runs, each reader in a process of its own, with `inputs` shared out among them."""
-    from reader_table import READERS
+def fuzz(
+    names: Sequence[str],
+    *,
+    inputs: int = 10**9,
+    seconds: float = math.inf,
+    seed: int = 0,
+    keep: Path,
+    tell: Callable[[Tally], None] = lambda _tally: None,
+) -> list[Tally]:
+    """Guided runs, each reader in a process of its own, until either limit.
 
+    Args:
+        names: of READERS, which say how the limits are shared out among them; none: all.
+        keep: the folder of what was found.
+        tell: called with each reader's tally.
+
+    Raises:
+        ImportError: atheris is not installed. ValueError: there is no such reader.
+    """
+    import atheris
+
+    with contextlib.redirect_stderr(io.StringIO()), atheris.instrument_imports(include=INSTRUMENTED):
+        from reader_table import READERS
+    if unknown := [name for name in names if name not in READERS]:
+        raise ValueError(f"--readers {unknown[0]}: expected some of {', '.join(READERS)}")
+    names = names or list(READERS)
     total, tallies = sum(READERS[name].share for name in names), []
     for name in names:
-        tallies.append(_supervise(name, -(-inputs * READERS[name].share // total), seed, keep))
+        share = READERS[name].share / total
+        tallies.append(_supervise(name, max(1, math.ceil(inputs * share)), seconds * share, seed, keep))
         tell(tallies[-1])
     return tallies
 
 
-def _supervise(name: str, inputs: int, seed: int, keep: Path) -> Tally:
+def print_tally(tally: Tally) -> None:
+    counts = f"{tally.inputs:,} inputs, {tally.refused:,} refused, {tally.accepted:,} accepted, {tally.crashes} crashes"
+    print(f"{tally.reader}: {counts}, {tally.hangs} hangs, {tally.most_mb:.0f} MB more at most", flush=True)
+
+
+def _supervise(name: str, inputs: int, seconds: float, seed: int, keep: Path) -> Tally:
     """Runs `try_guided` until the inputs are done: a process that died or is stuck is a crash or a hang, and the next
     one goes on with another seed."""
-    whole = Tally(name)
-    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
-        while whole.inputs < inputs:
-            report = Path(folder, f"{seed}.json")
-            task = json.dumps([name, inputs - whole.inputs, seed, str(keep), str(report)])
-            process = subprocess.Popen([sys.executable, __file__, task], stdout=subprocess.DEVNULL, cwd=folder)
-            ended = _wait(process, report)
-            part = Tally(**json.loads(report.read_text())) if report.exists() else Tally(name, inputs=1)
+    whole, end = Tally(name), time.monotonic() + seconds
+    with tempfile.TemporaryDirectory(dir=_memory_folder()) as folder:
+        while whole.inputs < inputs and time.monotonic() < end:
+            report, work = Path(folder, f"{seed}.json"), Path(folder, str(seed))
+            work.mkdir()
+            child = os.fork()
+            if child == 0:
+                try_guided(name, inputs - whole.inputs, end, seed, keep, report, work)
+            ended = _wait(child, report)
+            part = Tally(**json.loads(report.read_text())) if report.exists() else Tally(name)
             if ended:
                 part.inputs += 1
                 part.hangs += ended == "stuck"
                 part.crashes += ended != "stuck"
-                part.found[ended] = str(keep)
+                part.found[ended] = _keep_last(name, work, keep)
             _add(whole, part)
             seed += 1
     return whole
 
 
-def _wait(process: subprocess.Popen[bytes], report: Path) -> str:
-    """What ended it early; "" where it came to its end."""
+def _wait(child: int, report: Path) -> str:
+    """What ended a process early; "" where it came to its end."""
     begun = time.time()
-    while process.poll() is None:
-        time.sleep(0.05)
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return "" if status == 0 else f"the process died ({os.waitstatus_to_exitcode(status)})"
         if time.time() - max(begun, report.stat().st_mtime if report.exists() else 0) > STUCK:
-            process.kill()
-            process.wait()
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
             return "stuck"
-    return "" if process.returncode == 0 else f"the process died ({process.returncode})"
+        time.sleep(0.02)
+
+
+def _keep_last(name: str, work: Path, keep: Path) -> str:
+    """The input that a dead process was at."""
+    trial = Trial(name, keep, work / "after")
+    last = next(iter(sorted(work.glob(f"f/{trial.reader.name}"))), None)
+    if last is None:
+        return ""
+    trial._keep("the process died", last.read_bytes())
+    return trial.tally.found["the process died"]
 
 
 def _add(whole: Tally, part: Tally) -> None:
@@ -303,14 +350,16 @@ def _add(whole: Tally, part: Tally) -> None:
             setattr(whole, key, getattr(whole, key) + value)
 
 
-def try_guided(name: str, inputs: int, seed: int, keep: Path, report: Path) -> None:
-    """`inputs` that atheris derives from the valid files; writes the tally as it goes, and ends the process."""
+def try_guided(name: str, inputs: int, end: float, seed: int, keep: Path, report: Path, work: Path) -> NoReturn:
+    """Inputs that atheris derives from the valid files, so many or until the clock is at `end`; writes the tally as it
+    goes, and ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=INSTRUMENTED):
-        import reader_table  # noqa: F401, with it all readers
-    trial, told = Trial(name, keep), 0.0
-    corpus = Path(trial._folder.name, "corpus")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    trial, told = Trial(name, keep, work), 0.0
+    corpus = work / "corpus"
     corpus.mkdir()
     for number, content in enumerate(trial.reader.seeds()):
         trial.attempt(content)
@@ -324,32 +373,22 @@ def try_guided(name: str, inputs: int, seed: int, keep: Path, report: Path) -> N
     def attempt(content: bytes) -> None:
         nonlocal told
         trial.attempt(content)
-        if trial.tally.inputs >= inputs:
-            tell()
-            trial._folder.cleanup()
-            os._exit(0)
-        if time.monotonic() - told > 0.5:
+        done = trial.tally.inputs >= inputs or time.monotonic() > end
+        if done or time.monotonic() - told > 0.5:
             told = time.monotonic()
             tell()
+        if done:
+            os._exit(0)
 
     def change(content: bytes, longest: int, number: int) -> bytes:
         draw = random.Random(number)
         return (mutate(content, draw) if draw.random() < 0.7 else atheris.Mutate(content, longest))[:longest]
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    flags = [
-        f"-seed={seed + 1}",
-        f"-max_len={LONGEST}",
-        "-rss_limit_mb=0",
-        "-timeout=0",
-        "-verbosity=0",
-        "-detect_leaks=0",
-    ]
+    flags = [f"-seed={seed + 1}", f"-max_len={LONGEST}", "-rss_limit_mb=0", "-timeout=0", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], attempt, custom_mutator=change)
     atheris.Fuzz()
+    os._exit(1)  # it does not return
 
 
-if __name__ == "__main__":
-    chosen, amount, first, folder, written = json.loads(sys.argv[1])
-    sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
-    try_guided(chosen, amount, first, Path(folder), Path(written))
+def _memory_folder() -> Path | None:
+    return SHARED_MEMORY if SHARED_MEMORY.is_dir() else None

@@ -81,7 +81,7 @@ def _mesh(suffix: str) -> Callable[[], list[bytes]]:
     return make
 
 
-def make_gltf(change: Callable[[dict[str, Any]], object] = lambda tree: None) -> bytes:
+def make_gltf(change: Callable[[dict[str, Any]], object] = lambda _tree: None) -> bytes:
     """One triangle in a node under a node, in one file; `change` may spoil its description."""
     import base64
 
