@@ -65,8 +65,8 @@ def write(options: Options, tallies: list, seconds: float) -> None:
         seconds=seconds,
         device="cpu",
         tables={"readers": rows},
-        note="A crash is anything but a return or a refusal in one line that names the file, or more than 1 GiB; a hang "
-        "is more than 2 s of a processor.",
+        note="A crash: anything but a return or a refusal in one line that names the file, or more than 1 GiB. A hang: "
+        "more than 2 s of a processor.",
     )
 
 

@@ -58,6 +58,8 @@ def leads_out(name: str | PurePosixPath) -> bool:
 
 
 def _find_problem(entry: zipfile.ZipInfo) -> str | None:
+    if not PurePosixPath(entry.filename).parts:
+        return "has no name"
     if leads_out(entry.filename):
         return "leads out of it"
     if stat.S_ISLNK(entry.external_attr >> 16):
