@@ -55,6 +55,9 @@ class Reader:
     seeds: Callable[[], list[bytes]]
     share: float = 2
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", cache(self.seeds))  # the same whenever they are asked for
+
 
 def _mesh(suffix: str) -> Callable[[], list[bytes]]:
     def make() -> list[bytes]:

@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20
 CORRUPT_FRACTION = 0.05
 # Which of PIL's decoders may see a file, whatever its name: one of the others, EPS, would start another program.
-FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 # What PIL, zipfile, h5py and pyarrow raise for damaged content.
 DAMAGE = (
     OSError,

@@ -113,7 +113,7 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
         raise ValueError(f"{path}: not a readable {suffix} file ({_first_line(error)})") from error
     points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64)
     faces = np.asarray(getattr(loaded, "faces", np.empty((0, 3))))
-    if points.ndim != 2 or points.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+    if any(len(rows) and (rows.ndim != 2 or rows.shape[1] != 3) for rows in (points, faces)):
         raise ValueError(f"{path}: its points are {points.shape} and its faces {faces.shape}, expected rows of 3")
     return check_shape(path, points, faces if len(faces) else None)
 
