@@ -74,5 +74,10 @@ setup(
         "pointcloud.files": ["viewer.html"],
     },
     install_requires=CORE,
-    extras_require={**EXTRAS, "all": ALL, "dev": ALL + DEV},
+    extras_require={
+        **EXTRAS,
+        "all": ALL,
+        "fuzz": ["atheris>=3.0"],  # scripts/fuzz_readers.py, guided by coverage
+        "dev": ALL + DEV,
+    },
 )

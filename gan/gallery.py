@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gan.data.decoding import DAMAGE, open_image
 from gan.presets import PRESETS, GanConfig
 from shared_attn.runtime.files import atomic_write
 
@@ -184,16 +185,14 @@ def _list_grids(run: Path) -> list[tuple[int, Path]]:
 
 def _embed_grids(grids: Sequence[tuple[int, Path]]) -> list[dict[str, Any]]:
     """The grids as data URIs: as they are where they fit into the page, otherwise smaller."""
-    from PIL import Image
-
     contents = []
     for shown, path in grids:
         try:
             content = path.read_bytes()
-            with Image.open(io.BytesIO(content)) as image:
+            with open_image(content) as image:
                 image.load()
                 contents.append((shown, content, image.size))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except DAMAGE:
             continue  # removed or damaged since it was listed
     budget = IMAGE_BYTES / max(1, len(contents))
     whole = sum(len(content) for _, content, _ in contents) <= IMAGE_BYTES

@@ -16,6 +16,7 @@ from torch import Tensor
 from gan.averaging import estimate_statistics
 from gan.generator import Generator
 from gan.initialization import plain_state
+from shared_attn.runtime.rebuilding import rebuild
 from shared_attn.runtime.seeding import create_generator
 from shared_attn.runtime.weights import find_weights, load_weights
 
@@ -36,12 +37,11 @@ def load_generator(source: str | Path, device: torch.device | str = "cpu") -> Ge
     path = find_weights(source)
     state, header = load_weights(path, kind=KIND)
     try:
-        with torch.device("meta"):
-            generator = Generator(**{**header["model"], "spectral_norm": False})
-        generator.load_state_dict(state, assign=True)
+        generator = rebuild(Generator, {**header["model"], "spectral_norm": False}, state)
         class_names = [str(name) for name in header["class_names"]]
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: its header and its weights do not describe a generator of this version") from error
+    except (TypeError, KeyError, ValueError) as error:
+        told = f"its header and its weights do not describe a generator of this version ({error})"
+        raise ValueError(f"{path}: {told}") from error
     if len(class_names) != generator.num_classes:
         raise ValueError(f"{path}: names {len(class_names)} classes, its weights have {generator.num_classes}")
     generator.class_names, generator.header = class_names, header

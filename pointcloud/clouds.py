@@ -7,7 +7,6 @@ class_part_count (a class owns ids start .. start + count - 1).
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared_attn.runtime.arrays import load_arrays
 from shared_attn.runtime.files import atomic_write
 
 SCALE = 1 / 4096
+LAYOUT = ("points", "label", "class_names", "scale", "part_label", "part_names", "class_part_start", "class_part_count")
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ def read_clouds_file(path: Path, *, source: Mapping[str, Any] | None = None) -> 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        arrays = load_arrays(path, LAYOUT)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable .npz of plain arrays ({_first_line(error)})") from error
     problem = next(_problems(arrays), None)
     if problem is not None:
@@ -117,9 +117,8 @@ def write_clouds_file(path: Path, clouds: CloudSet, names: list[str], *, origin:
 def read_origin(path: Path) -> str:
     """What `write_clouds_file` was told about a file; "" where it was not, or the file is none of its own."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return str(archive["origin"])
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zipfile.LargeZipFile):
+        return str(load_arrays(path, ("origin",))["origin"])
+    except (OSError, ValueError, KeyError):
         return ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from pointcloud.presets import Config, resolve_encoder
 from pointcloud.segmenter import PartSegmenter
 from shared_attn.runtime.launch import choose_device
 from shared_attn.runtime.options import parse_options
+from shared_attn.runtime.rebuilding import rebuild
 from shared_attn.runtime.weights import find_weights, load_weights
 
 CLASSIFIER, SEGMENTER = "pointcloud.classifier", "pointcloud.segmenter"
 MODELS: dict[str, type[nn.Module]] = {CLASSIFIER: PointClassifier, SEGMENTER: PartSegmenter}
+MOST_POINTS = 2**20  # of a cloud that a network sees at once
 KINDS = {"classify": CLASSIFIER, "segment": SEGMENTER}
 
 
@@ -71,15 +73,50 @@ def load_model(source: str | Path, kind: str | None = None, *, device: str = "cp
     path = find_weights(source)
     state, header = load_weights(path, kind)
     if header["kind"] not in MODELS:
-        raise ValueError(f"{path}: holds a {header['kind']}, expected {' or '.join(MODELS)}")
+        raise ValueError(f"{path}: holds a {header['kind'][:40]}, expected {' or '.join(MODELS)}")
     try:
-        network = MODELS[header["kind"]](**header["model"])
-        network.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: the weights do not fit their description ({' '.join(str(error).split())})"
-        ) from error
+        check_header(header)
+        network = rebuild(MODELS[header["kind"]], header["model"], state)
+    except ValueError as error:
+        raise ValueError(f"{path}: the weights do not fit their description ({error})") from error
     return LoadedModel(network.eval().requires_grad_(False).to(place), header, path)
+
+
+def check_header(header: dict[str, Any]) -> None:
+    """Refuses a description that lacks what every user of a network relies on, or says what cannot be.
+
+    Raises:
+        ValueError: in one line without the file's name.
+    """
+    model, points = header.get("model"), header.get("num_points")
+    if not isinstance(model, dict) or not all(isinstance(header.get(name, {}), dict) for name in ("data", "metrics")):
+        raise ValueError("model, data and metrics: expected an object each")
+    if not _are_whole([points], 1, MOST_POINTS):
+        raise ValueError(f"num_points {str(points)[:40]}: expected 1 to {MOST_POINTS}")
+    names = _read_names(header, "class_names")
+    if header["kind"] == CLASSIFIER:
+        if model.get("num_classes") != len(names):
+            raise ValueError(f"{len(names)} class_names for {str(model.get('num_classes'))[:40]} classes")
+        return
+    parts = _read_names(header, "part_names")
+    start, count = header.get("class_part_start"), header.get("class_part_count")
+    if model.get("num_parts") != len(parts) or model.get("num_categories", 0) not in (0, len(names)):
+        raise ValueError(f"{len(parts)} part_names and {len(names)} class_names do not fit the model's numbers")
+    if not (_are_whole(start, 0, len(parts)) and _are_whole(count, 1, len(parts)) and len(start) == len(count)):
+        raise ValueError("class_part_start and class_part_count: expected a whole number for each class")
+    if len(start) != len(names) or any(a + b > len(parts) for a, b in zip(start, count, strict=True)):
+        raise ValueError("class_part_start and class_part_count do not fit the part_names")
+
+
+def _read_names(header: dict[str, Any], key: str) -> list[str]:
+    names = header.get(key)
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{key}: expected a list of names")
+    return names
+
+
+def _are_whole(numbers: Any, least: int, most: int) -> TypeGuard[list[int]]:
+    return isinstance(numbers, list) and all(type(n) is int and least <= n <= most for n in numbers)
 
 
 def model_keywords(config: Config, clouds: CloudSet) -> dict[str, Any]:

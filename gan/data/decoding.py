@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import io
 import struct
+import warnings
 import zipfile
 import zlib
 from typing import Any
@@ -25,6 +26,8 @@ import numpy as np
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20
 CORRUPT_FRACTION = 0.05
+# Which of PIL's decoders may see a file, whatever its name: one of the others, EPS, would start another program.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 # What PIL, zipfile, h5py and pyarrow raise for damaged content.
 DAMAGE = (
     OSError,
@@ -36,6 +39,7 @@ DAMAGE = (
     TypeError,
     NotImplementedError,
     RuntimeError,
+    OverflowError,
     struct.error,
     zlib.error,
     zipfile.BadZipFile,
@@ -48,19 +52,13 @@ def decode_image(content: bytes, size: int) -> np.ndarray:
     Raises:
         ValueError, OSError or another of DAMAGE: for content that is no image, or is too large to be safe.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    if len(content) > MAX_FILE_BYTES:
-        raise ValueError(f"{len(content)} bytes, at most {MAX_FILE_BYTES} are read")
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS} are read")
+    with open_image(content) as opened:
+        try:
             image: Image.Image = ImageOps.exif_transpose(opened)
-    except UnidentifiedImageError as error:
-        raise ValueError("not an image") from error  # PIL's message is an address in memory
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
+        except Image.DecompressionBombError as error:  # of a part that is larger than the whole
+            raise ValueError(str(error)) from error
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range nothing tells")
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip instead of scale
@@ -69,6 +67,28 @@ def decode_image(content: bytes, size: int) -> np.ndarray:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return _fit(image.convert("RGB"), size)
+
+
+def open_image(content: bytes) -> Any:
+    """PIL's image of a file's bytes: its header is read, and its pixels are not.
+
+    Raises:
+        ValueError, OSError or another of DAMAGE: for what is none of FORMATS, or is too large to be safe.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"{len(content)} bytes, at most {MAX_FILE_BYTES} are read")
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what it is about is refused below
+    try:
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image") from error  # PIL's message is an address in memory
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
+    if opened.width * opened.height > MAX_PIXELS:
+        raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS} are read")
+    return opened
 
 
 def fit_pixels(pixels: np.ndarray, size: int) -> np.ndarray:

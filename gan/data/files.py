@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ import numpy as np
 
 from gan.data.decoding import MAX_FILE_BYTES
 from gan.data.source import ROLES, ImageSource, cache_folder, check_labels, digest
+from shared_attn.runtime.archives import ZIP_ERRORS, open_zip
 
 __all__ = ["FileImages", "ImageFile", "cache_folder", "list_files", "open_files", "read_texts"]
 
@@ -73,7 +73,7 @@ class ZipReader:
 
     def __init__(self, path: Path):
         self._path, self._process = path, os.getpid()
-        self._archive = zipfile.ZipFile(path)
+        self._archive = zipfile.ZipFile(path)  # which `open_zip` has seen
 
     def read(self, name: str) -> bytes:
         if self._process != os.getpid():  # a fork shares the open file's position; the directory it may share
@@ -146,14 +146,14 @@ def read_texts(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
         if not path.is_dir():
             if not zipfile.is_zipfile(path):
                 return {}
-            archive = stack.enter_context(zipfile.ZipFile(path))
+            archive = stack.enter_context(_open_zip(path))
         for name in names:
             try:
                 content = (path / name).read_bytes() if archive is None else archive.read(name)
                 found[name] = content.decode("utf-8").splitlines()
             except (FileNotFoundError, NotADirectoryError, KeyError):
                 continue
-            except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            except ZIP_ERRORS as error:
                 raise ValueError(f"--data {path}: {name} in it is no readable text ({error})") from error
             except OSError as error:
                 raise OSError(f"--data {path}: {name} in it cannot be read ({error.strerror})") from error
@@ -184,12 +184,15 @@ def _list_folder(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _list_zip(path: Path) -> dict[str, tuple[int, int]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if _is_image(PurePosixPath(entry.filename))]
-    except zipfile.BadZipFile as error:
-        expected = "expected a folder or a zip of images"
-        raise ValueError(f"--data {path}: not a readable zip ({error}), {expected}") from error
+    with _open_zip(path) as archive:
+        entries = [entry for entry in archive.infolist() if _is_image(PurePosixPath(entry.filename))]
     if any(entry.flag_bits & 1 for entry in entries):
         raise ValueError(f"--data {path}: the zip is encrypted, expected one without a password")
     return {entry.filename: (entry.file_size, entry.CRC) for entry in entries}
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return open_zip(path)
+    except ValueError as error:
+        raise ValueError(f"--data {path}: {error}; expected a folder or a zip of images") from error

@@ -8,6 +8,7 @@ integers (N,) or (N, 1). Names of the classes may stand in a dataset or attribut
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from gan.data.decoding import MAX_PIXELS
 from gan.data.source import Content, ImageSource, Reader, check_labels, digest
 from shared_attn.runtime.extras import importing
+from shared_attn.runtime.hdf5 import HDF5_ERRORS, MOST_CHUNK_BYTES, find_dataset, read_text
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
 IMAGE_KEYS = ("images", "imgs")
@@ -45,7 +48,7 @@ class Hdf5Images(ImageSource):
         where = f"--data {path}"
         try:
             with h5py.File(path, "r") as file:
-                self._image_key, images = _find(where, file, IMAGE_KEYS)
+                self._image_key, images = _find(where, file, IMAGE_KEYS, whole=False)
                 label_key, stored = _find(where, file, LABEL_KEYS)
                 self._channels_first = _check_images(where, self._image_key, images)
                 self._encoded = images.ndim == 1
@@ -55,10 +58,12 @@ class Hdf5Images(ImageSource):
                         f"{where}: {label_key} is {stored.dtype} {stored.shape}, expected integers ({len(images)},)"
                     )
                 self.labels = np.asarray(stored[()]).reshape(-1).astype(np.int64)
-                names = _read_names(where, file)
-        except (OSError, KeyError, RuntimeError, TypeError, MemoryError) as error:
+                names = read_text(file, NAMES_KEY)
+        except HDF5_ERRORS as error:
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise type(error)(f"{where}: cannot be read ({error.strerror})") from error
+            if str(error).startswith(where):  # said here
+                raise
             raise ValueError(f"{where}: not a readable HDF5 file ({' '.join(str(error).split())})") from error
         self.class_names = check_labels(where, self.labels, names)
         status = path.stat()
@@ -70,7 +75,10 @@ class Hdf5Images(ImageSource):
 
     def read_block(self, start: int, stop: int) -> Reader:
         with self._lock:
-            block = self._images()[start:stop]
+            images = self._images()
+            if (stop - start) * math.prod(images.shape[1:]) > MOST_CHUNK_BYTES:
+                return self.read
+            block = images[start:stop]
         return lambda item: self._convert(block[item - start])
 
     def describe(self, item: int) -> str:
@@ -96,13 +104,11 @@ class Hdf5Images(ImageSource):
         self.__dict__.update(state, _lock=threading.Lock(), _opened=None)
 
 
-def _find(where: str, file: Any, keys: tuple[str, ...]) -> tuple[str, Any]:
-    import h5py
-
+def _find(where: str, file: Any, keys: tuple[str, ...], *, whole: bool = True) -> tuple[str, Any]:
     for key in keys:
-        if isinstance(file.get(key), h5py.Dataset):
-            return key, file[key]
-    raise ValueError(f"{where}: holds {', '.join(file) or 'nothing'}; {EXPECTED}")
+        if (found := find_dataset(file, key, whole=whole)) is not None:
+            return key, found
+    raise ValueError(f"{where}: holds {' '.join(', '.join(file).split()) or 'nothing'}; {EXPECTED}")
 
 
 def _check_images(where: str, key: str, images: Any) -> bool:
@@ -116,16 +122,8 @@ def _check_images(where: str, key: str, images: Any) -> bool:
         return False
     if images.dtype != np.uint8 or len(shape) != 4 or 3 not in (shape[1], shape[3]) or 0 in shape[1:]:
         raise ValueError(f"{described}; {EXPECTED}")
+    if math.prod(shape[1:]) > 3 * MAX_PIXELS:
+        raise ValueError(f"{described}; images of at most {MAX_PIXELS} pixels are read")
     if shape[0] and images.id.get_storage_size() == 0:
         raise ValueError(f"{described}, but nothing is stored in it")
     return bool(shape[3] != 3)
-
-
-def _read_names(where: str, file: Any) -> list[str] | None:
-    stored = file[NAMES_KEY][()] if NAMES_KEY in file else file.attrs.get(NAMES_KEY)
-    if stored is None:
-        return None
-    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in np.ravel(stored)]
-    if len(names) == 0 or np.ndim(stored) != 1:
-        raise ValueError(f"{where}: {NAMES_KEY} is of shape {np.shape(stored)}, expected one name a class")
-    return names

@@ -26,6 +26,8 @@ IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label")
 SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
 KEPT_BYTES = 512 * 2**20  # of row groups in memory
+GROUP_BYTES = 2**30  # of one, unpacked
+MOST_ROWS = 2**28  # of a file; ImageNet's 21,841 classes have 2**24
 
 
 class ParquetImages(ImageSource):
@@ -92,10 +94,7 @@ class ParquetImages(ImageSource):
                 self._kept.move_to_end(group)
                 return self._kept[group]
             file, number = self._groups[group]
-            opened = _open(self.path, self._files[file])
-            array = opened.read_row_group(number, columns=[self._image_column], use_threads=False)
-            array = array.column(self._image_column).combine_chunks()
-            array = array.field("bytes") if array.type.num_fields else array
+            array = _read_group(_open(self.path, self._files[file]), number, self._image_column)
             if len(array) != self._starts[group + 1] - self._starts[group]:
                 raise ValueError(f"row group {number} holds {len(array)} images, not as many as it says")
             self._kept[group] = array
@@ -108,6 +107,23 @@ class ParquetImages(ImageSource):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock(), _kept=OrderedDict())
+
+
+def _read_group(opened: Any, number: int, column: str) -> Any:
+    """The encoded images of a row group, a few at a time: a dictionary of one can stand for a million of them."""
+    import pyarrow
+
+    group = opened.metadata.row_group(number)
+    stored = max(1, sum(group.column(place).total_uncompressed_size for place in range(group.num_columns)))
+    parts, held = [], 0
+    for batch in opened.iter_batches(max(1, GROUP_BYTES // stored), row_groups=[number], columns=[column]):
+        part = batch.column(0)
+        part = part.field("bytes") if part.type.num_fields else part
+        parts.append(part)
+        held += part.nbytes
+        if held > GROUP_BYTES:
+            raise ValueError(f"row group {number} unpacks to more than {GROUP_BYTES:,} bytes")
+    return pyarrow.concat_arrays(parts)
 
 
 def open_parquet(path: Path, split: str) -> ParquetImages | None:
@@ -170,10 +186,13 @@ def _open(path: Path, file: Path) -> Any:
         raise ValueError(f"--data {path}: parquet files need pyarrow: {command('parquet')}") from error
 
     try:
-        return pyarrow.parquet.ParquetFile(file)
+        opened = pyarrow.parquet.ParquetFile(file)
+        if not 0 <= opened.metadata.num_rows <= MOST_ROWS:
+            raise ValueError(f"claims {opened.metadata.num_rows:,} rows")
+        return opened
     except FileNotFoundError:
         raise
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"--data {path}: {file.name} is not a readable parquet file ({_words(error)})") from error
 
 

@@ -3,12 +3,14 @@
 CIFAR-10, CIFAR-100 (fine classes)    the python release: its folder, or the .tar.gz, which is read without unpacking
 Tiny-ImageNet                         tiny-imagenet-200, the folder or the zip; `val` is its test split
 
-CIFAR's files are pickles. They are loaded only after their MD5 has proved them to be the published ones.
+CIFAR's files are pickles. They are read only after their MD5 has proved them to be the published ones, and even then
+nothing but numpy's arrays is made of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -105,6 +107,17 @@ def open_cifar(path: Path, split: str) -> StoredImages | None:
     return None
 
 
+class _ArrayUnpickler(pickle.Unpickler):
+    """Makes lists, dictionaries, text and numpy's arrays, and can call nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")) or (
+            module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct"
+        ):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"names {module}.{name}, which is no part of an array")
+
+
 def _cifar_class(name: str) -> Any:
     """torchvision's class, for its tables of file names and MD5s."""
     from torchvision import datasets
@@ -142,7 +155,7 @@ def _read_cifar(name: str, path: Path, split: str, read: Callable[[str], bytes])
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != md5:
             raise ValueError(f"--data {path}: {file} is not the published one: its MD5 is {found}, expected {md5}")
-        return pickle.loads(content, encoding="latin1")
+        return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
 
     batches = [load(file, md5) for file, md5 in (release.train_list if split == "train" else release.test_list)]
     names = load(release.meta["filename"], release.meta["md5"])[release.meta["key"]]

@@ -26,6 +26,7 @@ from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.memory_shortage import tell_shortage
 from shared_attn.runtime.progress import Progress, read_metrics
+from shared_attn.runtime.rebuilding import rebuild
 from shared_attn.runtime.records import write_record
 from shared_attn.runtime.run_folder import open_run
 from shared_attn.runtime.seeding import seed_step
@@ -202,11 +203,11 @@ def load_classifier(source: str | Path, device: torch.device) -> tuple[Classifie
     path = find_weights(source)
     state, header = load_weights(path, kind=KIND)
     try:
-        classifier = Classifier(**header["model"])
-        missing, unexpected = classifier.load_state_dict(state, strict=False)
-        if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-            raise KeyError("names of weights")
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: its header and its weights do not describe a classifier of this version") from error
+        classifier = rebuild(Classifier, header["model"], state, optional="num_batches_tracked")
+        if len(header["class_names"]) != classifier.num_classes:
+            raise ValueError(f"{len(header['class_names'])} classes are named")
+    except (TypeError, KeyError, ValueError) as error:
+        told = f"its header and its weights do not describe a classifier of this version ({error})"
+        raise ValueError(f"{path}: {told}") from error
     classifier = classifier.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     return classifier, header, path

@@ -5,7 +5,6 @@ Legend: B batch, N images, H W pixels. Memory does not grow with N.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gan.data.datasets import open_source
-from gan.data.decoding import DAMAGE
+from gan.data.decoding import DAMAGE, open_image
 from gan.data.source import Content, ImageSource
 from gan.generator import Generator
 from gan.judging.evaluation import BATCH
@@ -147,10 +146,5 @@ def _read_size(content: Content) -> tuple[int, int]:
     """Width and height of an image as it is stored, from its beginning."""
     if isinstance(content, np.ndarray):
         return content.shape[1], content.shape[0]
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            return opened.size
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
+    with open_image(content) as opened:
+        return opened.size

@@ -8,7 +8,6 @@ that does not is trusted as far as its shapes go.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,10 @@ import torch
 
 from gan.judging.evaluation import Moments
 from gan.judging.features import FeatureNetwork
+from shared_attn.runtime.arrays import list_arrays, load_arrays
 from shared_attn.runtime.files import atomic_write
+
+SAID = ("reference", "network", "identity")  # what a file of this project says of itself
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,16 @@ def load_statistics(path: Path) -> Statistics:
     if not path.is_file():
         raise FileNotFoundError(f"--data {path}: no such file of statistics")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [key for key in ("mu", "sigma") if key not in stored]
-            if missing:
-                keys = ", ".join(stored.files[:5])
-                raise ValueError(f"holds {keys or 'nothing'}, expected the mu and sigma of pytorch-fid")
-            mean, covariance = (np.asarray(stored[key], dtype=np.float64) for key in ("mu", "sigma"))
-            said = {key: str(stored[key]) for key in ("reference", "network", "identity") if key in stored}
-            count = int(stored["count"]) if "count" in stored else 0
-    except (OSError, EOFError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        stored = load_arrays(path, ("mu", "sigma", *SAID, "count"))
+        if "mu" not in stored or "sigma" not in stored:
+            keys = ", ".join(list_arrays(path)[:5])
+            raise ValueError(f"holds {keys or 'nothing'}, expected the mu and sigma of pytorch-fid")
+        mean, covariance = (np.asarray(stored[key], dtype=np.float64) for key in ("mu", "sigma"))
+        said = {key: str(stored[key]) for key in SAID if key in stored}
+        count = int(stored["count"]) if "count" in stored else 0
+    except (OSError, TypeError, OverflowError) as error:
         raise ValueError(f"--data {path}: not a readable .npz file of mu and sigma") from error
-    except ValueError as error:  # also numpy's word for a pickle inside
+    except ValueError as error:
         raise ValueError(f"--data {path}: {' '.join(str(error).split())}") from error
     _check(path, mean, covariance)
     moments = Moments(count, torch.from_numpy(mean), torch.from_numpy(covariance), torch.empty(0, len(mean)))

@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pointcloud.releases.text_clouds import read_text_cloud
+from pointcloud.files.claims import check_claims, check_length
+from pointcloud.releases.text_clouds import MOST_POINTS, read_text_cloud
+from shared_attn.runtime.arrays import map_array
 from shared_attn.runtime.extras import importing
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
@@ -81,6 +83,10 @@ def read_shape(path: str | Path, up: Up = "z") -> Shape:
     elif suffix in TEXT_CLOUDS:
         shape = check_shape(path, read_text_cloud(path), None)
     else:
+        try:
+            check_length(path.stat().st_size)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         shape = parse_mesh(path, path.read_bytes())
     return shape.turned() if up == "y" else shape
 
@@ -95,6 +101,10 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
     if suffix == ".off":
         content = separate_off_header(path, content)
     try:
+        content = check_claims(suffix, content)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a readable {suffix} file: {_first_line(error)}") from error
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded: Any = trimesh.load(io.BytesIO(content), file_type=suffix[1:], process=False, skip_materials=True)
@@ -102,8 +112,10 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
                 loaded = loaded.to_geometry()
     except Exception as error:  # trimesh's readers raise whatever a damaged file makes them run into
         raise ValueError(f"{path}: not a readable {suffix} file ({_first_line(error)})") from error
-    points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64).reshape(-1, 3)
+    points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64)
     faces = np.asarray(getattr(loaded, "faces", np.empty((0, 3))))
+    if any(len(rows) and (rows.ndim != 2 or rows.shape[1] != 3) for rows in (points, faces)):
+        raise ValueError(f"{path}: its points are {points.shape} and its faces {faces.shape}, expected rows of 3")
     return check_shape(path, points, faces if len(faces) else None)
 
 
@@ -133,12 +145,13 @@ def check_shape(path: Path, points: np.ndarray, faces: np.ndarray | None) -> Sha
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")  # no second copy of a large scan
-    except (OSError, ValueError, EOFError) as error:
+        array = map_array(path)  # no second copy of a large scan
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable .npy array ({_first_line(error)})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
-        shape = getattr(array, "shape", "an archive")
-        raise ValueError(f"{path}: expected numbers of shape (points, 3 or more), got {shape}")
+    if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: expected numbers of shape (points, 3 or more), got {array.dtype} {array.shape}")
+    if len(array) > MOST_POINTS:
+        raise ValueError(f"{path}: {len(array):,} points, at most {MOST_POINTS:,} are read")
     return array[:, :3].astype(np.float64)
 
 

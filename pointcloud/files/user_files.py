@@ -87,7 +87,7 @@ def _is_same(path: Path, other: Path | None) -> bool:
 
 def _is_shape(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return suffix in KNOWN and (suffix not in AMBIGUOUS or _holds_coordinates(path))
+    return suffix in KNOWN and path.is_file() and (suffix not in AMBIGUOUS or _holds_coordinates(path))
 
 
 def _holds_coordinates(path: Path) -> bool:

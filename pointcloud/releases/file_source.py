@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from shared_attn.runtime.archives import ZIP_ERRORS, leads_out, open_zip
 from shared_attn.runtime.seeding import mix_seed
 
 DEPTH = 3  # the deepest layout is CLASS/SPLIT/NAME
@@ -25,9 +25,9 @@ class FileSource:
         self.path, self._zip = path, None
         if not path.is_dir():
             try:
-                self._zip = zipfile.ZipFile(path)
-            except (zipfile.BadZipFile, OSError) as error:
-                raise ValueError(f"{path}: not a readable zip ({error}); remove it to download it anew") from error
+                self._zip = open_zip(path)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{path}: {error}; remove it to download it anew") from error
 
     @cached_property
     def names(self) -> list[PurePosixPath]:
@@ -42,16 +42,17 @@ class FileSource:
         return min((found for found in self.names if found.name == name), key=lambda n: len(n.parts), default=None)
 
     def read(self, name: PurePosixPath) -> bytes:
+        if leads_out(name):  # a release's own lists name files too
+            raise ValueError(f"{self.path}: {str(name)!r} leads out of it, and is refused")
         if self._zip is None:
-            try:
-                return (self.path / name).read_bytes()
-            except FileNotFoundError as error:
-                raise ValueError(f"{self.path}: lacks {name}") from error
+            if not (self.path / name).is_file():  # a pipe would never end
+                raise ValueError(f"{self.path}: lacks {name}")
+            return (self.path / name).read_bytes()
         try:
             return self._zip.read(str(name))
         except KeyError as error:
             raise ValueError(f"{self.path}: lacks {name}") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        except (*ZIP_ERRORS, OSError) as error:
             raise ValueError(f"{self.path}: {name} in it is damaged ({error})") from error
 
     def read_lines(self, name: PurePosixPath) -> list[str]:

@@ -18,6 +18,7 @@ from pointcloud.clouds import CloudSet, normalise, quantise
 from pointcloud.releases.file_source import FileSource
 from pointcloud.releases.shapenetpart import as_part_set, check_parts, find_category, turn_up
 from shared_attn.runtime.extras import importing
+from shared_attn.runtime.hdf5 import HDF5_ERRORS, find_dataset
 
 EXPECTED_MODELNET = "shape_names.txt, ply_data_train*.h5 and ply_data_test*.h5"
 EXPECTED_PARTS = "all_object_categories.txt, ply_data_train*.h5, ply_data_val*.h5 and ply_data_test*.h5"
@@ -89,10 +90,12 @@ def _read(source: FileSource, name: PurePosixPath, wanted: tuple[str, ...]) -> d
     try:
         with h5py.File(io.BytesIO(source.read(name)), "r") as file:
             for key in wanted:
-                if key not in file:
+                if (dataset := find_dataset(file, key)) is None:
                     raise ValueError(f"{where}: holds no {key}; expected {', '.join(wanted)}")
-                arrays[key] = np.asarray(file[key])
-    except (OSError, KeyError, RuntimeError, TypeError) as error:
+                arrays[key] = np.asarray(dataset)
+    except HDF5_ERRORS as error:
+        if str(error).startswith(str(where)):
+            raise
         raise ValueError(f"{where}: not a readable HDF5 file ({' '.join(str(error).split())})") from error
     data = arrays["data"]
     if data.ndim != 3 or data.shape[2] != 3 or data.dtype.kind != "f" or 0 in data.shape:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 BLOCK = 2**24  # bytes of text at once
+LONGEST_LINE = 2**20
+MOST_POINTS = 2**28  # 6 GB of coordinates
 
 
 def read_text_cloud(path: Path, block: int = BLOCK) -> np.ndarray:
@@ -19,7 +21,7 @@ def read_text_cloud(path: Path, block: int = BLOCK) -> np.ndarray:
         ValueError: in one line, naming the file and the first line that is not such a line.
     """
     pieces: list[np.ndarray] = [np.empty((0, 3))]
-    before = 0  # lines of the blocks already read
+    before = points = 0  # lines and points of the blocks already read
     for content in _blocks(path, block):
         try:
             lines = content.decode("utf-8-sig" if before == 0 else "utf-8").splitlines()
@@ -28,6 +30,9 @@ def read_text_cloud(path: Path, block: int = BLOCK) -> np.ndarray:
         skip = _heading(lines) if before == 0 else 0
         pieces.append(_parse(path, lines[skip:], before + skip))
         before += len(lines)
+        points += len(pieces[-1])
+        if points > MOST_POINTS:
+            raise ValueError(f"{path}: more than {MOST_POINTS:,} points")
     return np.concatenate(pieces)
 
 
@@ -40,6 +45,8 @@ def _blocks(path: Path, size: int) -> Iterator[bytes]:
             if newline:
                 yield whole + newline
             rest = piece
+            if len(rest) > LONGEST_LINE:
+                raise ValueError(f"{path}: not a text file of points: a line has more than {LONGEST_LINE:,} bytes")
     if rest:
         yield rest
 

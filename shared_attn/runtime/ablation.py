@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.results import read_record
 
 __all__ = ["parse_varied", "summarise_runs", "write_ablation"]
 
@@ -45,7 +46,7 @@ def write_ablation(path: Path | str, runs: Sequence[Path], field: str, *, name: 
         ValueError: there are no runs, or two differ in more than the field and the seed.
         OSError: a record is missing or cannot be read.
     """
-    records = [json.loads((run / "record.json").read_text(encoding="utf-8")) for run in runs]
+    records = [read_record(run / "record.json") for run in runs]
     if not records:
         raise ValueError("an ablation needs at least one finished run")
     _check_alike(records, field)

@@ -12,16 +12,17 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from shared_attn.runtime.archives import ZIP_ERRORS, open_zip
 from shared_attn.runtime.records import hash_file
 
 TIMEOUT = 60.0  # seconds without a byte
 BLOCK = 1 << 20
+MOST_BYTES = 2**38  # of a download; ImageNet has 2**37
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,12 @@ def find_fault(path: Path, archive: Archive) -> str | None:
         found = hash_file(path)
         return None if found == archive.sha256 else f"its SHA-256 is {found}, expected {archive.sha256}"
     try:
-        with zipfile.ZipFile(path) as content:
+        with open_zip(path) as content:
             damaged = content.testzip()
             if damaged is not None:
                 return f"{damaged} in it is damaged"
             return _find_wrong_member(content, archive)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except ZIP_ERRORS as error:
         return f"what came is no readable zip: {error}"
 
 
@@ -155,6 +156,8 @@ def _receive(url: str, part: Path) -> None:
         raise Unusable(_words(error)) from error
     with response:
         start, total = _extent(response, have)
+        if (total or 0) > MOST_BYTES:
+            raise Unusable(f"it has {total:,} bytes, at most {MOST_BYTES:,} are fetched")
         _append(response, part, start, total, PurePosixPath(url).name)
     if total is not None and _size(part) < total:
         raise BrokenOff(f"broke off after {_size(part):,} of {total:,} bytes")
@@ -193,6 +196,8 @@ def _append(response: Any, part: Path, start: int, total: int | None, name: str)
             except OSError as error:
                 raise type(error)(f"{part}: cannot be written ({error.strerror}); what came is kept") from error
             bar.update(len(block))
+            if file.tell() > MOST_BYTES:
+                raise Unusable(f"it goes on after {MOST_BYTES:,} bytes")
 
 
 def _size(path: Path) -> int:

@@ -22,6 +22,8 @@ def record_table(record: Record) -> str:
         table = _fault_table(tables["faults"])
     elif "precision" in tables:
         table = _precision_table(tables["precision"])
+    elif "readers" in tables:
+        table = _reader_table(tables["readers"])
     elif "robustness" in tables:
         table = _robustness_table(record["metrics"], tables["robustness"][0])
         table += f"\n![Robustness]({own_figure(record)})\n"
@@ -89,6 +91,17 @@ def _robustness_table(metrics: Mapping[str, float], report: Mapping[str, Any]) -
         for name, row in report["corruptions"].items()
     ]
     return table + "\n" + markdown_table(head, rows)
+
+
+def _reader_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What became of spoilt files, a row a reader and one of all."""
+    counted = ("inputs", "refused", "accepted", "crashes", "hangs")
+    whole = {"reader": "all", **{name: sum(row[name] for row in rows) for name in counted}}
+    whole["most_mb"] = max(row["most_mb"] for row in rows)
+    cells = [
+        [row["reader"], *(f"{row[name]:,}" for name in counted), f"{row['most_mb']:.0f}"] for row in (*rows, whole)
+    ]
+    return markdown_table(["reader", *counted, "most memory, MB"], cells)
 
 
 def _ablation_table(record: Record) -> str:

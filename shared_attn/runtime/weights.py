@@ -41,7 +41,8 @@ def load_weights(path: Path | str, kind: str | None = None) -> tuple[dict[str, T
     """Reads a file of :func:`save_weights`: (state on the CPU, header).
 
     Raises:
-        ValueError: Not a .safetensors file, not one written by this suite, or of another kind than ``kind``.
+        ValueError: Not a .safetensors file, not one written by this suite, or of another kind than ``kind``. That the
+            weights fit their description is for `rebuilding.rebuild` to see.
         FileNotFoundError: There is no such file.
     """
     from safetensors import SafetensorError, safe_open
@@ -52,13 +53,13 @@ def load_weights(path: Path | str, kind: str | None = None) -> tuple[dict[str, T
     try:
         with safe_open(str(path), framework="pt") as file:
             header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
-            if not isinstance(header, dict) or "kind" not in header:
-                raise ValueError(f"{path}: a .safetensors file, but not written by this suite (it has no description)")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no dict
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a readable .safetensors file ({error})") from error
+    except (SafetensorError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+        raise ValueError(f"{path}: not a readable .safetensors file ({' '.join(str(error).split())[:400]})") from error
+    if not isinstance(header, dict) or not isinstance(header.get("kind"), str):
+        raise ValueError(f"{path}: a .safetensors file, but not written by this suite (it has no description)")
     if kind is not None and header["kind"] != kind:
-        raise ValueError(f"{path}: holds a {header['kind']}, expected a {kind}")
+        raise ValueError(f"{path}: holds a {header['kind'][:40]}, expected a {kind}")
     return state, header
 
 
