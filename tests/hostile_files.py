@@ -121,7 +121,7 @@ def _claiming(file: h5py.File) -> None:
 
 
 def _deep(tree: dict[str, Any]) -> None:
-    tree["nodes"] = [{"children": [n + 1]} for n in range(9999)] + [{"mesh": 0}]
+    tree["nodes"] = [{"children": [n + 1]} for n in range(999)] + [{"mesh": 0}]
 
 
 def _accessor(**changes: Any) -> Callable[[dict[str, Any]], None]:
@@ -138,8 +138,8 @@ def _viewed(tree: dict[str, Any]) -> None:
 
 
 def _copied(tree: dict[str, Any]) -> None:
-    tree["nodes"] = [{"mesh": 0} for _ in range(10_000)]
-    tree["meshes"][0]["primitives"] *= 10_000
+    tree["nodes"] = [{"mesh": 0} for _ in range(5_000)]
+    tree["meshes"][0]["primitives"] *= 5_000
 
 
 GLTF: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -148,7 +148,7 @@ GLTF: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a circle": (lambda tree: tree["nodes"][1].update(children=[0]), "go round in a circle"),
     "itself": (lambda tree: tree.update(nodes=[{"children": [0]}]), "go round in a circle"),
     "two parents": (lambda tree: tree["nodes"].append({"children": [1]}), "two parents"),
-    "deep": (_deep, "more than 256 deep"),
+    "deep": (_deep, "more than 64 deep"),
     "a billion points": (_accessor(count=BILLION), "claims 12,000,000,000 bytes"),
     "a billion zeros": (_zeros, "without data claims"),
     "negative": (_accessor(count=-1), "where a number of 0 or more belongs"),

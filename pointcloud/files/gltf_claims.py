@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MOST_PLACED = 2**26  # points and corners of faces in the whole scene, each as often as nodes place it
-MOST_NODES = 20_000
-DEEPEST = 256  # nodes under each other
+MOST_NODES = 8_000
+DEEPEST = 64  # nodes under each other
 REPEATED = 8  # times that views, or accessors, may together cover the file
 SIZES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}  # bytes by componentType
 COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}

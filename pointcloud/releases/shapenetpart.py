@@ -73,7 +73,7 @@ def find_category(where: Path, line: str) -> int:
 def check_parts(where: str, parts: np.ndarray, category: int) -> None:
     """Refuses part ids that are not the category's."""
     first, last = PART_START[category], PART_START[category] + PART_COUNT[category] - 1
-    if parts.min() < first or parts.max() > last:
+    if not (parts.min() >= first and parts.max() <= last):  # NaN neither
         raise ValueError(
             f"{where}: part ids {parts.min()} to {parts.max()}, expected {first} to {last} for {CLASS_NAMES[category]}"
         )

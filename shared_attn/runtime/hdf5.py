@@ -49,8 +49,8 @@ def find_dataset(file: Any, key: str, *, whole: bool = True) -> Any:
     """
     import h5py
 
-    if isinstance(file.get(key, getlink=True), h5py.ExternalLink):
-        raise ValueError(f"{key} is a link to another file, which is not opened")
+    if isinstance(file.get(key, getlink=True), (h5py.ExternalLink, h5py.SoftLink)):  # a soft one may lead on to such
+        raise ValueError(f"{key} is a link to another file or place, which is not opened")
     dataset = file.get(key)
     if not isinstance(dataset, h5py.Dataset):
         return None
@@ -80,8 +80,7 @@ def read_text(file: Any, key: str) -> list[str] | None:
     dataset = find_dataset(file, key)
     if dataset is not None:
         dimensions = dataset.ndim
-        found = list(_find_objects(file, key, dataset)) if dataset.dtype.hasobject else dataset[()].ravel().tolist()
-        found = found[: dataset.size]  # a last chunk may be longer
+        found = _read_objects(file, key, dataset) if dataset.dtype.hasobject else dataset[()].ravel().tolist()
     elif key in file.attrs:
         command = [sys.executable, "-c", READ_ATTRIBUTE, file.filename, key]
         try:
@@ -108,8 +107,14 @@ def _check_kind(file: Any, key: str, dataset: Any) -> None:
         raise ValueError(f"{key} has addresses of another size than 8 bytes, or the file begins later")
 
 
-def _find_objects(file: Any, key: str, dataset: Any) -> Iterator[bytes]:
-    """The bytes of each of a dataset's objects, found without HDF5's help.
+def _read_objects(file: Any, key: str, dataset: Any) -> list[bytes]:
+    with open(file.filename, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = [content[start : start + length] for start, length in _find_objects(file, key, dataset)]
+    return found[: dataset.size]  # a last chunk may be longer
+
+
+def _find_objects(file: Any, key: str, dataset: Any) -> Iterator[tuple[int, int]]:
+    """Where each of a dataset's objects begins in the file, and its length, found without HDF5's help.
 
     Raises:
         ValueError: a reference leads to no object, or to a shorter one.
@@ -128,7 +133,7 @@ def _find_objects(file: Any, key: str, dataset: Any) -> Iterator[bytes]:
                 start, held = heaps[heap].get(number, (0, -1)) if heap else (0, 0)
                 if length > held:
                     raise ValueError(f"{key} refers to {length:,} bytes that are not there")
-                yield content[start : start + length]
+                yield start, length
 
 
 def _read_raw(dataset: Any, content: mmap.mmap) -> Any:
