@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("shared_attn", "gan", "pointcloud")
 # Modules whose distribution has another name, or comes with another.
 DISTRIBUTIONS = {"PIL": "pillow", "starlette": "gradio"}
-# Imported where they are there, or from a checkout of the originals: no requirement.
-OPTIONAL = {"triton", "timm", "model", "utils", "models"}
+# Imported where they are there, from the tests, or from a checkout of the originals: no requirement.
+OPTIONAL = {"triton", "timm", "model", "utils", "models", "fuzzing", "atheris"}
 # torch-geometric by users, whose data sets and batches are taken.
 IMPORTED_BY_LIBRARIES = {"networkx", "tensorboard", "torch-fidelity", "onnxscript", "torchvision", "torch-geometric"}
 
@@ -62,7 +62,9 @@ def split(requirement: str) -> tuple[str, str, str]:
 
 
 def feature_extras() -> dict[str, list[str]]:
-    return {name: found for name, found in requirements()["extras_require"].items() if name not in ("all", "dev")}
+    """The extras of users; `fuzz` is for whoever tests the readers, and has no wheel for every Python."""
+    others = ("all", "dev", "fuzz")
+    return {name: found for name, found in requirements()["extras_require"].items() if name not in others}
 
 
 def test_every_requirement_is_bounded_and_the_extras_are_complete() -> None:
