@@ -45,6 +45,7 @@ EXTRAS = {
     # scripts/app.py, the interactive page
     "app": ["gradio>=6.31,<7"],
 }
+FUZZ = ["atheris>=3.0; python_version >= '3.11' and sys_platform == 'linux'"]  # scripts/fuzz_readers.py; its wheels
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 DEV = [
     "pytest>=8.2",
@@ -74,10 +75,5 @@ setup(
         "pointcloud.files": ["viewer.html"],
     },
     install_requires=CORE,
-    extras_require={
-        **EXTRAS,
-        "all": ALL,
-        "fuzz": ["atheris>=3.0"],  # scripts/fuzz_readers.py, guided by coverage
-        "dev": ALL + DEV,
-    },
+    extras_require={**EXTRAS, "all": ALL, "fuzz": FUZZ, "dev": ALL + FUZZ + DEV},
 )

@@ -56,13 +56,13 @@ def requirements() -> dict[str, Any]:
 
 def split(requirement: str) -> tuple[str, str, str]:
     """Name, lowest version and what stands above it; every requirement has a lower bound."""
-    match = re.fullmatch(r"([a-z0-9-]+)>=([0-9.]+)((?:,<[0-9.]+)?)", requirement)
+    match = re.fullmatch(r"([a-z0-9-]+)>=([0-9.]+)((?:,<[0-9.]+)?)(?:; .+)?", requirement)
     assert match, f"{requirement}: expected name>=lowest or name>=lowest,<next"
     return match[1], match[2], match[3]
 
 
 def feature_extras() -> dict[str, list[str]]:
-    """The extras of users; `fuzz` is for whoever tests the readers, and has no wheel for every Python."""
+    """The extras of users; `fuzz` is for whoever tests the readers."""
     others = ("all", "dev", "fuzz")
     return {name: found for name, found in requirements()["extras_require"].items() if name not in others}
 
