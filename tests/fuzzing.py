@@ -286,6 +286,8 @@ def try_guided(name: str, inputs: int, end: float, seed: int, keep: Path, report
 
     def change(content: bytes, longest: int, number: int) -> bytes:
         draw = random.Random(number)
+        if draw.random() < 0.5:  # what is found is mostly cut and broken: back to what is whole
+            content = draw.choice(trial.reader.seeds())
         return (mutate(content, draw) if draw.random() < 0.7 else atheris.Mutate(content, longest))[:longest]
 
     flags = [

@@ -19,7 +19,7 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
     """A spoilt copy: cut short, bits flipped, numbers made extreme, parts doubled, removed or exchanged; inside a zip,
     a .glb, a .png or a .safetensors also so that the checksums and lengths around it stay right."""
     for unpack, pack in (_ZIP, _GLB, _SAFETENSORS, _PNG):
-        if draw.random() < 0.6:
+        if draw.random() < 0.85:
             with contextlib.suppress(Exception):
                 parts = unpack(content)
                 place = draw.randrange(len(parts))
@@ -29,6 +29,9 @@ def mutate(content: bytes, draw: random.Random) -> bytes:
 
 
 def _spoil(content: bytes, draw: random.Random) -> bytes:
+    if content[:1] == b"{" and draw.random() < 0.8:
+        with contextlib.suppress(ValueError, RecursionError):
+            return _spoil_tree(content, draw)
     spoilt = bytearray(content)
     for _ in range(draw.choice((1, 1, 2, 4))):
         place, kind = draw.randrange(len(spoilt) + 1), draw.randrange(8)
@@ -52,6 +55,54 @@ def _spoil(content: bytes, draw: random.Random) -> bytes:
     return bytes(spoilt[:LONGEST])
 
 
+def _spoil_tree(content: bytes, draw: random.Random) -> bytes:
+    """JSON with some of its values exchanged, doubled or removed."""
+    tree = json.loads(content)
+    for _ in range(draw.choice((1, 1, 2))):
+        places: list[tuple[Any, Any]] = []
+        waiting = [tree]
+        while waiting:
+            node = waiting.pop()
+            for key in list(node) if isinstance(node, dict) else range(len(node)):
+                places.append((node, key))
+                if isinstance(node[key], (dict, list)):
+                    waiting.append(node[key])
+        if not places:
+            break
+        node, key = draw.choice(places)
+        if draw.random() < 0.15:
+            del node[key]
+        elif draw.random() < 0.2:
+            other, name = draw.choice(places)
+            node[key] = json.loads(json.dumps(other[name])) if name in other or isinstance(other, list) else None
+        elif isinstance(node[key], int) and draw.random() < 0.6:
+            node[key] += draw.choice((-1, 1, 2, 100, -1000))
+        else:
+            node[key] = draw.choice(VALUES)
+    return json.dumps(tree).encode()
+
+
+VALUES = (
+    -1,
+    0,
+    1,
+    2,
+    7,
+    10**9,
+    2**32,
+    10**30,
+    0.5,
+    float("nan"),
+    float("inf"),
+    True,
+    None,
+    "",
+    "a",
+    "../a",
+    [],
+    {},
+    [0],
+)
 NUMBERS = (b"-1", b"0", b"999999999", b"4294967296", b"1e400", b"nan", b"99999999999999999999", b"3.5", b'"a"', b"[]")
 WORDS = (b"\n", b" ", b"\0", b"{", b"[" * 200, b"}", b"nan", b"inf", b"../", b"null", b"true", b"\xff\xfe", b"\xc3\xa9")
 
