@@ -48,10 +48,10 @@ setup(
         "export": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],  # scripts/export_model.py to .onnx
         "parquet": ["pyarrow>=15"],  # images in parquet files, as Hugging Face data sets have them
         "film": ["av>=12"],  # scripts/sample_gan.py to .mp4
-        "fuzz": ["atheris>=3.0"],  # scripts/fuzz_readers.py, coverage-guided
+        "fuzz": ["atheris>=2.3"],  # scripts/fuzz_readers.py, guided by coverage; Linux and macOS
         "dev": ["pytest>=8.2", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.15", "mypy>=1.15"]
         + ["timm>=1.0", "performer-pytorch>=1.1"]  # originals to compare with
         + ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]  # what an export is checked with
-        + ["pyarrow>=15", "av>=12"],
+        + ["pyarrow>=15", "av>=12", "atheris>=2.3; sys_platform == 'linux'"],
     },
 )
