@@ -61,7 +61,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_weights(
         folder / "segmenter.safetensors",
         PartSegmenter(**model).state_dict(),
-        {"kind": SEGMENTER, "model": model, **described, "part_names": list("wxyz")},
+        {"kind": SEGMENTER, "model": model, **described, "part_names": list("wxyz")}
+        | {"class_part_start": [0, 1, 2, 3], "class_part_count": [1, 1, 1, 1]},
     )
     return folder
 

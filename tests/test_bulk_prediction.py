@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -181,7 +182,7 @@ def test_only_one_process_writes_a_part(tmp_path: Path) -> None:
         code = "import sys; from pathlib import Path; from pointcloud.files.answer_parts import PartWriter\n"
         code += "try:\n    PartWriter(Path(sys.argv[1])).__enter__()\nexcept ValueError as error:\n    print(error)"
         told = subprocess.run(
-            ["python", "-c", code, str(tmp_path / "part")], capture_output=True, text=True, check=True, cwd=ROOT
+            [sys.executable, "-c", code, str(tmp_path / "part")], capture_output=True, text=True, check=True, cwd=ROOT
         ).stdout
     assert "another process is writing" in told
 

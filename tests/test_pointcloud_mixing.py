@@ -197,7 +197,7 @@ def test_drop_path_is_the_identity_in_evaluation_and_grows_over_the_layers(
         outputs.append(model(points))
     assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])
     rates: list[float] = []
-    monkeypatch.setattr("pointcloud.encoder.drop_path", lambda _before, after, rate: (rates.append(rate), after)[1])
+    monkeypatch.setattr("pointcloud.encoder.drop_path", lambda _x, after, rate, _share: (rates.append(rate), after)[1])
     dropping(points)
     assert rates == pytest.approx([0.2, 0.4, 0.6])
     with pytest.raises(ValueError, match="drop_path 1.0: expected at least 0 and below 1"):
