@@ -45,7 +45,8 @@ EXTRAS = {
     # scripts/app.py, the interactive page
     "app": ["gradio>=6.31,<7"],
 }
-FUZZ = ["atheris>=3.0; python_version >= '3.11' and sys_platform == 'linux'"]  # scripts/fuzz_readers.py; its wheels
+# scripts/fuzz_readers.py, where there are wheels of it
+FUZZ = ["atheris>=3.0; python_version >= '3.11' and sys_platform == 'linux'"]
 ALL = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 DEV = [
     "pytest>=8.2",

@@ -14,6 +14,7 @@ Legend: H W pixels, S image size.
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import struct
 import warnings
@@ -69,6 +70,14 @@ def decode_image(content: bytes, size: int) -> np.ndarray:
     return _fit(image.convert("RGB"), size)
 
 
+@functools.cache
+def _silence_bomb_warning() -> None:
+    """Once a process: what the warning is about is refused."""
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
 def open_image(content: bytes) -> Any:
     """PIL's image of a file's bytes: its header is read, and its pixels are not.
 
@@ -79,7 +88,7 @@ def open_image(content: bytes) -> Any:
 
     if len(content) > MAX_FILE_BYTES:
         raise ValueError(f"{len(content)} bytes, at most {MAX_FILE_BYTES} are read")
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what it is about is refused below
+    _silence_bomb_warning()
     try:
         opened = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError as error:
