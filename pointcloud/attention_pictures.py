@@ -22,6 +22,7 @@ from pointcloud.pictures import frame_cloud
 from shared_attn.attention_maps import Slot, choose_slots, record_attention_maps, select_layer, select_slots
 from shared_attn.runtime.figures import draw_percent_scale, new_figure, save_figure
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.messages import one_line
 
 SAMPLINGS = 4  # samplings of a shape whose tokens lie side by side in its picture
 SHOWN_POINTS = 20_000  # of a large scan, in pictures and pages; the .ply files hold all
@@ -93,7 +94,7 @@ def draw_cloud_attention(
         try:
             attended[file] = attend_shape(model, read_shape(file, up), layer=layer, seed=seed)
         except (ValueError, OSError) as error:
-            mistakes.append(" ".join(str(error).split()))
+            mistakes.append(one_line(error))
     if not attended:
         return DrawnAttention([], [], {}, mistakes)
     values = torch.cat([cloud.values for cloud in attended.values()])

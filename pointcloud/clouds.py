@@ -20,6 +20,7 @@ from torch import Tensor
 
 from shared_attn.runtime.arrays import load_arrays
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.messages import first_line
 
 SCALE = 1 / 4096
 LAYOUT = ("points", "label", "class_names", "scale", "part_label", "part_names", "class_part_start", "class_part_count")
@@ -69,7 +70,7 @@ def read_clouds_file(path: Path, *, source: Mapping[str, Any] | None = None) -> 
     try:
         arrays = load_arrays(path, LAYOUT)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable .npz of plain arrays ({_first_line(error)})") from error
+        raise ValueError(f"{path}: not a readable .npz of plain arrays ({first_line(error)})") from error
     problem = next(_problems(arrays), None)
     if problem is not None:
         raise ValueError(f"{path}: {problem}")
@@ -184,7 +185,3 @@ def _part_problems(arrays: Mapping[str, np.ndarray]) -> Iterator[str]:
     last = first + count.astype(int)[arrays["label"]][:, None] - 1
     if (parts < first).any() or (parts > last).any() or last.max() >= len(arrays["part_names"]):
         yield "part_label holds ids outside the range that class_part_start and class_part_count give the shape's class"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -33,6 +33,7 @@ from pointcloud.evaluation import takes_category
 from pointcloud.kernels.points_exported import argsort_by_topk, farthest_in_a_loop, nearest_by_keys, nearest_by_topk
 from pointcloud.models import LoadedModel
 from shared_attn.runtime.extras import command
+from shared_attn.runtime.messages import first_line
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
@@ -120,7 +121,7 @@ def export_program(model: LoadedModel, *, batch_size: int = 0, num_points: int =
             )
     except (RuntimeError, ValueError, torch._dynamo.exc.UserError) as error:
         if num_points and batch_size:
-            raise ValueError(f"{model.path}: torch.export refuses this network ({_first_line(error)})") from error
+            raise ValueError(f"{model.path}: torch.export refuses this network ({first_line(_root(error))})") from error
         attention = model.header["model"].get("attention", "offset")
         fixed = "--num-points" if not num_points else "--batch-size"
         raise ValueError(
@@ -165,7 +166,7 @@ def _onnx_contents(model: LoadedModel, program: ExportedProgram) -> bytes:
         attention = model.header["model"].get("attention", "offset")
         raise ValueError(
             f"{model.path}: PyTorch {torch.__version__} cannot write attention {attention!r} as ONNX "
-            f"({_first_line(error)})"
+            f"({first_line(_root(error))})"
         ) from error
     assert made is not None
     for node in made.model.graph.all_nodes():
@@ -197,11 +198,11 @@ def in_plain_operators(program: ExportedProgram, table: Mapping[Any, Callable[..
     return plain
 
 
-def _first_line(error: Exception) -> str:
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+def _root(error: BaseException) -> BaseException:
+    """What the error came of, under those that the exporter has wrapped it in."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextlib.contextmanager

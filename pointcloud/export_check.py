@@ -16,6 +16,7 @@ from torch import Tensor
 from pointcloud.export import Exported, example_inputs
 from pointcloud.geometry import farthest_points, group, k_nearest
 from pointcloud.models import LoadedModel
+from shared_attn.runtime.messages import one_line
 
 TOLERANCE = 1e-3
 """Of a logit's difference, as a share of the logits' standard deviation."""
@@ -57,7 +58,7 @@ def check_export(model: LoadedModel, exported: Exported) -> Agreement:
         try:
             logits, chosen = run(inputs)
         except Exception as error:  # a runtime's own, of no common kind
-            shape, reason = tuple(inputs[0].shape), " ".join(str(error).split())[:300]
+            shape, reason = tuple(inputs[0].shape), one_line(error, at_most=300)
             raise ValueError(f"the check with {runtime} failed: points {shape} cannot be run ({reason})") from error
         clouds += len(logits)
         for name, ours, theirs in zip(_index_names(model), _indices(model, inputs[0]), chosen, strict=True):

@@ -242,6 +242,24 @@ def test_no_files_at_all_are_an_empty_list(capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_while_an_object_is_cleared_away_is_not_lost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cleared:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: dropped.append(error.exc_type))
+    files = [UserFile(Path(f"{name}.off"), name) for name in "abc"]
+    with pytest.raises(KeyboardInterrupt, match="interrupted after 1 of 3"), Answers(files, {}, as_json=True) as said:
+        Cleared()
+        said.row(files[0], [], {"file": "a.off"})
+    assert dropped == [KeyboardInterrupt]
+    assert json.loads(capsys.readouterr().out) == [{"file": "a.off"}]
+
+
 def test_a_batch_shows_progress_and_lists_what_it_skipped(tmp_path: Path, weights: Path, run_script: Script) -> None:
     for number in range(12):
         np.save(tmp_path / f"{number:02}.npy", np.random.default_rng(number).normal(size=(100, 3)))

@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from shared_attn.runtime.messages import one_line
+
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20
 CORRUPT_FRACTION = 0.05
@@ -132,7 +134,7 @@ def give_reason(error: Exception) -> str:
     """An error's words on one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def check_damage(source: object, damaged: list[str], total: int) -> None:

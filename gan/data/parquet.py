@@ -20,6 +20,7 @@ import numpy as np
 
 from gan.data.source import ROLES, ImageSource, Reader, check_labels, digest
 from shared_attn.runtime.extras import command
+from shared_attn.runtime.messages import one_line
 
 SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
@@ -193,7 +194,7 @@ def _open(path: Path, file: Path) -> Any:
     except FileNotFoundError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"--data {path}: {file.name} is not a readable parquet file ({_words(error)})") from error
+        raise ValueError(f"--data {path}: {file.name} is not a readable parquet file ({one_line(error)})") from error
 
 
 def _find_columns(path: Path, file: Path, schema: Any) -> tuple[str, str]:
@@ -220,7 +221,7 @@ def _read_labels(path: Path, file: Path, opened: Any, column: str) -> np.ndarray
     try:
         found = opened.read(columns=[column]).column(column)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"--data {path}: {file.name}'s column {column} cannot be read ({_words(error)})") from error
+        raise ValueError(f"--data {path}: {file.name}'s column {column} cannot be read ({one_line(error)})") from error
     if found.null_count:
         raise ValueError(f"--data {path}: {file.name} has {found.null_count} rows without a {column}")
     return found.to_numpy().astype(np.int64)
@@ -234,7 +235,3 @@ def _read_names(schema: Any, column: str) -> list[str] | None:
         return None
     usable = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     return names if usable else None
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from shared_attn.runtime.messages import one_line
 from shared_attn.runtime.records import hash_file
 
 INCEPTION_VARIABLE = "EAGAN_EAT_INCEPTION_WEIGHTS"
@@ -62,8 +63,9 @@ def download_inception_weights() -> Path:
             INCEPTION_URL, str(target), hash_prefix=INCEPTION_SHA256, progress=sys.stderr.isatty()
         )
     except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong checksum is a RuntimeError
-        reason = " ".join(str(error).split())
-        raise OSError(f"--download: Inception's weights could not be fetched ({reason}); {how_to_supply()}") from error
+        raise OSError(
+            f"--download: Inception's weights could not be fetched ({one_line(error)}); {how_to_supply()}"
+        ) from error
     return target
 
 

@@ -6,12 +6,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from pointcloud.files.user_files import UserFile
+from shared_attn.runtime.messages import one_line
 
 BAR_FROM = 8  # files: fewer are done before a bar helps
 WIDEST = 60  # characters of the column of files
@@ -21,7 +24,8 @@ class Answers:
     """Context manager: `row` for a file that was done, `skip` for one that could not be read.
 
     Answers go to standard output as they come, errors and progress to standard error. An interrupted list is closed,
-    so that what was printed is whole.
+    so that what was printed is whole. Ctrl-C interrupts at the next answer at the latest: Python drops an exception
+    that a signal raises while it clears away an object.
 
     Attributes:
         skipped: the errors of the files that could not be read, one line each.
@@ -35,7 +39,8 @@ class Answers:
         self._done, self._total, self._as_json = 0, len(files), as_json
         longest = max((len(str(file.path)) for file in files), default=0)
         self._widths = [min(longest, WIDEST), *columns.values()]
-        self._turned: list[str] = []
+        self._interrupted = False
+        self._previous: Any = None
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=len(files), unit="file", disable=len(files) < BAR_FROM, dynamic_ncols=True,
@@ -53,7 +58,7 @@ class Answers:
         self._count()
 
     def skip(self, file: UserFile, error: Exception) -> None:
-        self.skipped.append(" ".join(str(error).split()))
+        self.skipped.append(one_line(error))
         if self._as_json:
             self._print_object({"file": str(file.path), "error": self.skipped[-1]})
         self._count()
@@ -61,6 +66,12 @@ class Answers:
     def _count(self) -> None:
         self._done += 1
         self._bar.update()
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def _line(self, cells: Sequence[str]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
@@ -79,11 +90,15 @@ class Answers:
                 raise OSError(f"standard output: cannot be written ({error.strerror})") from error
 
     def __enter__(self) -> Answers:
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+            self._previous = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
         self._bar.close()
         if self._as_json and not isinstance(error, OSError):
             self._print("\n]" if self._done else "[]")

@@ -30,6 +30,7 @@ from pointcloud.files.streaming import thread_pool
 from pointcloud.files.user_files import UserFile
 from pointcloud.models import LoadedModel
 from shared_attn.runtime.launch import create_fabric
+from shared_attn.runtime.messages import one_line
 from shared_attn.runtime.processes import WHOLE, Share, outlive_the_others, wait_for_all
 from shared_attn.runtime.records import hash_file
 
@@ -118,7 +119,7 @@ def answer_all(
 
 
 def _tell(file: UserFile, error: Exception) -> dict[str, Any]:
-    return {"file": str(file.path), "error": " ".join(str(error).split())}
+    return {"file": str(file.path), "error": one_line(error)}
 
 
 def _answer(part: Path, files: Sequence[UserFile], left: Sequence[int], work: Work, *, tell: bool) -> None:

@@ -20,6 +20,7 @@ from pointcloud.files.claims import check_claims, check_length
 from pointcloud.releases.text_clouds import MOST_POINTS, read_text_cloud
 from shared_attn.runtime.arrays import map_array
 from shared_attn.runtime.extras import importing
+from shared_attn.runtime.messages import first_line
 
 MESHES = (".off", ".obj", ".ply", ".stl", ".glb", ".gltf")
 TEXT_CLOUDS = (".xyz", ".txt", ".pts", ".csv")
@@ -103,7 +104,7 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
     try:
         content = check_claims(suffix, content)
     except ValueError as error:
-        raise ValueError(f"{path}: not a readable {suffix} file: {_first_line(error)}") from error
+        raise ValueError(f"{path}: not a readable {suffix} file: {first_line(error)}") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -111,7 +112,7 @@ def parse_mesh(path: Path, content: bytes) -> Shape:
             if isinstance(loaded, trimesh.Scene):
                 loaded = loaded.to_geometry()
     except Exception as error:  # trimesh's readers raise whatever a damaged file makes them run into
-        raise ValueError(f"{path}: not a readable {suffix} file ({_first_line(error)})") from error
+        raise ValueError(f"{path}: not a readable {suffix} file ({first_line(error)})") from error
     points = np.asarray(getattr(loaded, "vertices", np.empty((0, 3))), dtype=np.float64)
     faces = np.asarray(getattr(loaded, "faces", np.empty((0, 3))))
     if any(len(rows) and (rows.ndim != 2 or rows.shape[1] != 3) for rows in (points, faces)):
@@ -147,7 +148,7 @@ def _read_npy(path: Path) -> np.ndarray:
     try:
         array = map_array(path)  # no second copy of a large scan
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable .npy array ({_first_line(error)})") from error
+        raise ValueError(f"{path}: not a readable .npy array ({first_line(error)})") from error
     if array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
         raise ValueError(f"{path}: expected numbers of shape (points, 3 or more), got {array.dtype} {array.shape}")
     if len(array) > MOST_POINTS:
@@ -168,7 +169,3 @@ def _import_trimesh() -> Any:
         import trimesh.sample
 
     return trimesh
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

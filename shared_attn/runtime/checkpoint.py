@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.messages import first_line
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
@@ -30,7 +31,7 @@ def save_checkpoint(folder: Path | str, state: dict[str, Any]) -> None:
         with atomic_write(folder / FRESH) as file:
             torch.save(state, file)
     except RuntimeError as error:  # torch's zip writer reports a full disk so
-        raise OSError(f"{folder / NAME}: the checkpoint could not be written ({_first_line(error)})") from error
+        raise OSError(f"{folder / NAME}: the checkpoint could not be written ({first_line(error)})") from error
     if (folder / NAME).exists():
         os.replace(folder / NAME, folder / PREVIOUS)
     os.replace(folder / FRESH, folder / NAME)
@@ -52,7 +53,7 @@ def load_checkpoint(folder: Path | str) -> dict[str, Any] | None:
         try:
             state = read_checkpoint(path)
         except (ValueError, OSError) as error:
-            unreadable.append(f"{path} ({_first_line(error)})")
+            unreadable.append(f"{path} ({first_line(error)})")
             continue
         for broken in unreadable:
             print(f"warning: skipped an unreadable checkpoint: {broken}", file=sys.stderr)
@@ -77,11 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # damaged bytes make the reader raise any kind
-        raise ValueError(_first_line(error)) from error
+        raise ValueError(first_line(error)) from error
     if not isinstance(state, dict):
         raise ValueError("it holds no state")
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

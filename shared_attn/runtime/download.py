@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared_attn.runtime.archives import ZIP_ERRORS, open_zip
+from shared_attn.runtime.messages import one_line
 from shared_attn.runtime.records import hash_file
 
 TIMEOUT = 60.0  # seconds without a byte
@@ -205,5 +206,4 @@ def _size(path: Path) -> int:
 
 
 def _words(error: BaseException) -> str:
-    reason = getattr(error, "reason", None) or error
-    return " ".join(str(reason).split()) or type(error).__name__
+    return one_line(getattr(error, "reason", None) or error)

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 from shared_attn.runtime.extras import command
+from shared_attn.runtime.messages import one_line
 
 INSTALL = command("app")
 OLDEST = 6  # the first whose launch() takes theme and style
@@ -108,7 +109,7 @@ def tell(error: Exception) -> str:
     if not isinstance(error, (ValueError, OSError)):
         traceback.print_exception(error)
         return "This did not work, and not by your mistake: the log of the page's server says what happened."
-    words = " ".join(str(error).split()) or type(error).__name__
+    words = one_line(error)
     return re.sub(re.escape(str(own_folder())) + r"[/\\](?:files[/\\])?[^/\\]*[/\\]", "", words)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from shared_attn.runtime.messages import one_line
+
 Network = TypeVar("Network", bound=nn.Module)
 
 LARGEST = 2**20  # number in a description: a width, a number of heads, points or layers
@@ -60,7 +62,7 @@ def rebuild(create: Callable[..., Network], model: Any, state: Mapping[str, Tens
             network = create(**model)
             network.load_state_dict(state, strict=False)
     except MISTAKES as error:
-        raise ValueError(" ".join(str(error).split())[:400] or type(error).__name__) from error
+        raise ValueError(one_line(error, at_most=400)) from error
     return network
 
 
