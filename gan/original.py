@@ -18,6 +18,7 @@ from gan.discriminator import ATTENTION_AFTER_BLOCK, Discriminator
 from gan.generator import Generator
 from gan.reference import studiogan_names
 from shared_attn.checkout import importable
+from shared_attn.runtime.messages import one_line
 
 FILES = ("src/models/resnet.py", "src/utils/ops.py")
 PACKAGES = ("models", "utils")
@@ -49,9 +50,7 @@ def load_original(path: str | Path, generator: Generator, discriminator: Discrim
                 {name: state[names[name]].reshape(value.shape) for name, value in theirs.state_dict().items()}
             )
     except (ImportError, AttributeError, KeyError, RuntimeError, TypeError, SyntaxError) as error:
-        raise ValueError(
-            f"--studiogan {folder}: not StudioGAN's networks as published ({' '.join(str(error).split())})"
-        ) from error
+        raise ValueError(f"--studiogan {folder}: not StudioGAN's networks as published ({one_line(error)})") from error
     return networks
 
 

@@ -19,6 +19,7 @@ from pointcloud.classifier import PointClassifier
 from pointcloud.geometry import farthest_points
 from pointcloud.reference import PAIRS
 from shared_attn.checkout import importable
+from shared_attn.runtime.messages import one_line
 
 FILES = ("model.py", "util.py")
 
@@ -55,9 +56,7 @@ def load_original(path: str | Path, model: PointClassifier) -> OriginalClassifie
             network = importlib.import_module("model").Pct(SimpleNamespace(dropout=dropout), output_channels=classes)
         network.load_state_dict(_renamed(network.state_dict(), model.state_dict()))
     except (ImportError, AttributeError, KeyError, RuntimeError, TypeError, SyntaxError) as error:
-        raise ValueError(
-            f"--original {folder}: not PCT_Pytorch's network as published ({' '.join(str(error).split())})"
-        ) from error
+        raise ValueError(f"--original {folder}: not PCT_Pytorch's network as published ({one_line(error)})") from error
     return OriginalClassifier(network)
 
 

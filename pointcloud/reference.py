@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pointcloud.classifier import PointClassifier
 from pointcloud.published import create_published_twin
+from shared_attn.runtime.messages import one_line
 
 # Names in PCT_Pytorch's model.Pct -> names here.
 PAIRS = {
@@ -80,5 +81,5 @@ def load_reference(
     try:
         model.load_state_dict(renamed)
     except RuntimeError as error:
-        raise ValueError(f"{source}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{source}: {one_line(error)}") from error
     return (create_published_twin(model) if published_order else model).eval()

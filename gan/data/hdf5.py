@@ -20,6 +20,7 @@ from gan.data.decoding import MAX_PIXELS
 from gan.data.source import Content, ImageSource, Reader, check_labels, digest
 from shared_attn.runtime.extras import importing
 from shared_attn.runtime.hdf5 import HDF5_ERRORS, MOST_CHUNK_BYTES, find_dataset, read_text
+from shared_attn.runtime.messages import one_line
 
 SUFFIXES = {".h5", ".hdf5", ".hdf"}
 IMAGE_KEYS = ("images", "imgs")
@@ -64,7 +65,7 @@ class Hdf5Images(ImageSource):
                 raise type(error)(f"{where}: cannot be read ({error.strerror})") from error
             if str(error).startswith(where):  # said here
                 raise
-            raise ValueError(f"{where}: not a readable HDF5 file ({' '.join(str(error).split())})") from error
+            raise ValueError(f"{where}: not a readable HDF5 file ({one_line(error)})") from error
         self.class_names = check_labels(where, self.labels, names)
         status = path.stat()
         self.identity = digest(path.name, status.st_size, status.st_mtime_ns, len(self.labels), self.class_names)

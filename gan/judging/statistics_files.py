@@ -18,6 +18,7 @@ from gan.judging.evaluation import Moments
 from gan.judging.features import FeatureNetwork
 from shared_attn.runtime.arrays import list_arrays, load_arrays
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.messages import one_line
 
 SAID = ("reference", "network", "identity")  # what a file of this project says of itself
 
@@ -62,7 +63,7 @@ def load_statistics(path: Path) -> Statistics:
     except (OSError, TypeError, OverflowError) as error:
         raise ValueError(f"--data {path}: not a readable .npz file of mu and sigma") from error
     except ValueError as error:
-        raise ValueError(f"--data {path}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"--data {path}: {one_line(error)}") from error
     _check(path, mean, covariance)
     moments = Moments(count, torch.from_numpy(mean), torch.from_numpy(covariance), torch.empty(0, len(mean)))
     reference = said.get("reference") or path.stem

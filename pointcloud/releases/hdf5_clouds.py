@@ -19,6 +19,7 @@ from pointcloud.releases.file_source import FileSource
 from pointcloud.releases.shapenetpart import as_part_set, check_parts, find_category, turn_up
 from shared_attn.runtime.extras import importing
 from shared_attn.runtime.hdf5 import HDF5_ERRORS, find_dataset
+from shared_attn.runtime.messages import one_line
 
 EXPECTED_MODELNET = "shape_names.txt, ply_data_train*.h5 and ply_data_test*.h5"
 EXPECTED_PARTS = "all_object_categories.txt, ply_data_train*.h5, ply_data_val*.h5 and ply_data_test*.h5"
@@ -96,7 +97,7 @@ def _read(source: FileSource, name: PurePosixPath, wanted: tuple[str, ...]) -> d
     except HDF5_ERRORS as error:
         if str(error).startswith(str(where)):
             raise
-        raise ValueError(f"{where}: not a readable HDF5 file ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{where}: not a readable HDF5 file ({one_line(error)})") from error
     data = arrays["data"]
     if data.ndim != 3 or data.shape[2] != 3 or data.dtype.kind != "f" or 0 in data.shape:
         raise ValueError(f"{where}: data is {data.dtype} {data.shape}, expected floats (shapes, points, 3)")

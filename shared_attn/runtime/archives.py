@@ -11,6 +11,8 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from shared_attn.runtime.messages import one_line
+
 MOST_ENTRY_BYTES = 4 * 2**30  # of one entry, unpacked
 # An entry that swells this much is no data: photographs and coordinates shrink tenfold at most, deflate a thousandfold.
 BOMB_BYTES, BOMB_RATIO = 256 * 2**20, 100
@@ -40,7 +42,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except ZIP_ERRORS as error:
-        raise ValueError(f"not a readable zip ({' '.join(str(error).split())})") from error
+        raise ValueError(f"not a readable zip ({one_line(error)})") from error
     try:
         for entry in archive.infolist():
             if problem := _find_problem(entry):

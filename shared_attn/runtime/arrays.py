@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared_attn.runtime.archives import ZIP_ERRORS, open_zip
+from shared_attn.runtime.messages import one_line
 
 # What numpy raises for a damaged header.
 HEADER_ERRORS = (
@@ -66,7 +67,7 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str) -> 
             if file.readinto(content.data) != len(content):  # type: ignore[attr-defined]
                 raise ValueError("is cut short")
     except HEADER_ERRORS as error:
-        raise ValueError(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ValueError(f"{name}: {one_line(error)}") from error
     if dtype.kind == "U" and not _is_text(content.view(f"{dtype.byteorder}u4")):
         raise ValueError(f"{name}: its text has characters that do not exist")
     return content.view(dtype).reshape(shape, order="F" if fortran else "C")
@@ -81,7 +82,7 @@ def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, Any]:
         read = layout.read_array_header_1_0 if version == (1, 0) else layout.read_array_header_2_0
         shape, fortran, dtype = read(file)
     except HEADER_ERRORS as error:
-        raise ValueError(f"not an .npy array ({' '.join(str(error).split()) or type(error).__name__})") from error
+        raise ValueError(f"not an .npy array ({one_line(error)})") from error
     if dtype.hasobject:
         raise ValueError("holds Python objects, a pickle, which is never loaded")
     if dtype.names is not None or dtype.subdtype is not None or any(count < 0 for count in shape):

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.messages import one_line
 
 NAME = "weights.safetensors"
 SHIPPED = Path(__file__).resolve().parents[2] / "results" / "weights"
@@ -55,7 +56,7 @@ def load_weights(path: Path | str, kind: str | None = None) -> tuple[dict[str, T
             header = json.loads((file.metadata() or {}).get(HEADER_KEY, "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no dict
     except (SafetensorError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{path}: not a readable .safetensors file ({' '.join(str(error).split())[:400]})") from error
+        raise ValueError(f"{path}: not a readable .safetensors file ({one_line(error, at_most=400)})") from error
     if not isinstance(header, dict) or not isinstance(header.get("kind"), str):
         raise ValueError(f"{path}: a .safetensors file, but not written by this suite (it has no description)")
     if kind is not None and header["kind"] != kind:
