@@ -122,6 +122,8 @@ FULL = {
     "batch_size": 8,
     "discriminator_steps": 1,
     "reuse_generated": True,
+    "group_size": 4,
+    "warm_up": 128,
     "precision": "bf16",
 }
 
@@ -347,6 +349,10 @@ def test_every_preset_constructs(name: str) -> None:
         ({"penalty_every": 0}, "--penalty-every 0: expected more than 0"),
         ({"generator_multiples": (4, 4, 4)}, "multiples 4 4 4: expected 4 positive numbers at 32 pixels"),
         ({"reuse_generated": True, "discriminator_steps": 2}, "--reuse-generated: expected --discriminator-steps 1"),
+        ({"group_size": 1}, "--group-size 1: expected 0"),
+        ({"group_size": 3, "batch_size": 8}, "--group-size 3: expected a divisor of --batch-size 8"),
+        ({"warm_up": -1}, "--warm-up -1: expected more than -1"),
+        ({"warm_up": 64, "conditional": False}, "--warm-up: there are no classes to learn with --no-conditional"),
         ({"augment_target": 1.5}, "--augment-target 1.5: expected a number from 0 to 1"),
         ({"augment_target": 0.6, "augment": ()}, "--augment-target: nothing to adapt without --augment"),
         ({"ema_decay": 1.5}, "--ema-decay 1.5: expected a number from 0 to 1"),
