@@ -147,7 +147,7 @@ TINY = (
 
 def train_tiny(noise: Path, out: Path, *more: object, **launch: int) -> subprocess.Popen[str]:
     """scripts/train_gan.py on the noise, by some processes."""
-    return torchrun(SCRIPT, "eagan-cifar10-small", "--data", noise, "--out", out, *TINY.split(), *more, **launch)
+    return torchrun(SCRIPT, "eagan-shapes-small", "--data", noise, "--out", out, *TINY.split(), *more, **launch)
 
 
 @pytest.mark.slow
