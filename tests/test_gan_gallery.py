@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Path:
     """A run that still goes on: two grids, a torn last line, no record."""
     folder = tmp_path / "runs" / "</script><b>a"
     (folder / "samples").mkdir(parents=True)
-    config = dataclasses.replace(PRESETS["eagan-cifar10-small"], data="my images", batch_size=24, seed=3)
+    config = dataclasses.replace(PRESETS["eagan-cifar10-small"], data="my images", batch_size=16, seed=3)
     (folder / "config.json").write_text(json.dumps(as_json(config)))
     rows: list[dict[str, Any]] = [
         {"shown": 10, "seconds": 1.0, "discriminator_loss": 2.0, "generator_loss": 0.5, "real_logit": 0.1},
@@ -149,7 +149,7 @@ def test_a_finished_run_tells_its_own_command(run: Path) -> None:
     assert page["finished"] and page["command"] == "python x"
     (run / "record.json").write_text(json.dumps({"config": {**config, "images": 7}, "command": "python x"}))
     page = read_page(write_gallery(run))  # resumed since, to go on for longer
-    assert not page["finished"] and "--batch-size 24" in page["command"]
+    assert not page["finished"] and "--batch-size 16" in page["command"]
 
 
 def test_mistakes_are_one_line_and_an_old_page_stays(run: Path, tmp_path: Path) -> None:
