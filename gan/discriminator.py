@@ -21,6 +21,7 @@ from shared_attn.functional import full_precision
 # Channels after each block, as multiples of the width (64 in the paper), and whether the block halves the size.
 CHANNELS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16)}
 DOWNSAMPLES = {32: (True, True, False, False), 64: (True,) * 4 + (False,), 128: (True,) * 5 + (False,)}
+DEVIATION_EPS, DEVIATION_STD = 1e-8, 0.3
 ATTENTION_AFTER_BLOCK = 1  # at 16 x 16, 32 x 32 and 64 x 64 pixels
 
 
@@ -59,10 +60,39 @@ class DiscriminatorBlock(nn.Module):
         return h + self.skip(skip)
 
 
+class MinibatchDeviation(nn.Module):
+    """How much the images of a group differ (arXiv 1710.10196, section 3): a generator that repeats itself shows.
+
+    The paper appends the standard deviation over the group, averaged over channels and pixels, as one more channel, of
+    which the next map makes what it likes. Here it is added to each channel with a weight of its own, so that the
+    channels stay as many.
+
+    Args:
+        channels: C.
+        group_size: images of a group: neighbours in the batch; in a smaller batch all of them.
+    """
+
+    def __init__(self, channels: int, group_size: int):
+        super().__init__()
+        self.group_size = group_size
+        self.weight = nn.Parameter(torch.empty(channels).normal_(std=DEVIATION_STD))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W), B a multiple of the group's size, in the same shape."""
+        size = min(self.group_size, len(x))
+        if len(x) % size:
+            raise ValueError(f"{len(x)} images: expected a multiple of the groups' {size}")
+        groups = x.float().unflatten(0, (-1, size))  # (groups, images, C, H, W)
+        deviation = (groups.var(dim=1, correction=0) + DEVIATION_EPS).sqrt().mean(dim=(1, 2, 3))
+        deviation = deviation.repeat_interleave(size)[:, None, None, None]  # (B, 1, 1, 1)
+        return x + (deviation * self.weight[:, None, None]).to(x.dtype)
+
+
 class Discriminator(nn.Module):
     """A logit for each image, given its class: psi(h) + <embedding(class), h>, h summed over the pixels.
 
-    Args: as `gan.generator.Generator` (`multiples` after each block), and `inplace_relu` as in `DiscriminatorBlock`.
+    Args: as `gan.generator.Generator` (`multiples` after each block), `inplace_relu` as in `DiscriminatorBlock`, and
+        group_size: images among which the last block sees how much they differ (`MinibatchDeviation`); 0 for none.
 
     Raises:
         ValueError: for an image size without a layout, multiples that do not fit it, or an unknown attention.
@@ -80,6 +110,7 @@ class Discriminator(nn.Module):
         spectral_norm: bool = True,
         attention_spectral_norm: bool = True,
         inplace_relu: bool = False,
+        group_size: int = 0,
     ):
         super().__init__()
         channels = [3, *choose_channels(width, multiples, CHANNELS, image_size)]
@@ -94,6 +125,7 @@ class Discriminator(nn.Module):
             self.attention = FeatureMapAttention(
                 attention, channels[ATTENTION_AFTER_BLOCK], **(attention_options or {})
             )
+        self.deviation = MinibatchDeviation(channels[-2], group_size) if group_size else nn.Identity()
         self.head = nn.Linear(channels[-1], 1)
         self.embedding = nn.Embedding(num_classes, channels[-1])
 
@@ -102,11 +134,24 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Judge images (B, 3, H, W) in [-1, 1] of classes (B,): logits (B,), positive for real."""
         with spectral_weights(self):
-            x = images.contiguous(memory_format=torch.channels_last)
-            for number, block in enumerate(self.blocks, start=1):
-                x = block(x)  # (B, C, H, W), H halved by most blocks
-                if number == ATTENTION_AFTER_BLOCK:
-                    x = self.attention(x)
-            h = F.relu(x).sum(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))  # (B, C)
+            h = self._describe(images)
             with full_precision(h):
                 return self.head(h).squeeze(1) + (self.embedding(labels) * h).sum(dim=1)  # (B,)
+
+    def classify(self, images: Tensor) -> Tensor:
+        """The class's share of the logit, for every class: (B, L)."""
+        with spectral_weights(self):
+            h = self._describe(images)
+            with full_precision(h):
+                return h @ self.embedding.weight.T
+
+    def _describe(self, images: Tensor) -> Tensor:
+        """h, (B, C)."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        for number, block in enumerate(self.blocks, start=1):
+            if number == len(self.blocks):
+                x = self.deviation(x)
+            x = block(x)  # (B, C, H, W), H halved by most blocks
+            if number == ATTENTION_AFTER_BLOCK:
+                x = self.attention(x)
+        return F.relu(x).sum(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))

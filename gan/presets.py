@@ -46,6 +46,10 @@ class GanConfig:
     """channels after the generator's first map and after each block, in widths; none given: the paper's"""
     discriminator_multiples: tuple[int, ...] = ()
     """channels after each of the discriminator's blocks, in widths"""
+    group_size: int = 0
+    """images among which the discriminator sees how much they differ (minibatch standard deviation); 0: none"""
+    warm_up: int = 0
+    """real images that the discriminator learns to classify before the first step"""
     inplace_relu: bool = False
     """let the discriminator's skips see relu(x), as implementations with in-place ReLU do; for comparison only"""
     loss: Literal["hinge", "logistic", "relativistic"] = "hinge"
@@ -264,6 +268,7 @@ def check_config(config: GanConfig) -> None:
         "log_every",
     )
     least = {**dict.fromkeys(positive, 0), "batch_size": 1, "evaluation_samples": 1, "evaluation_references": -1}
+    least |= {"group_size": -1, "warm_up": -1}
     for name, below in least.items():
         if not getattr(config, name) > below:  # so that a NaN is refused too
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected more than {below}")
@@ -284,6 +289,12 @@ def check_config(config: GanConfig) -> None:
             config.debug_numerics and (config.compile or config.cuda_graphs),
             "--debug-numerics: watches one module after the other; expected no --compile, no --cuda-graphs",
         ),
+        (config.group_size == 1, "--group-size 1: expected 0 (none) or at least 2"),
+        (
+            config.group_size and config.batch_size % config.group_size,
+            f"--group-size {config.group_size}: expected a divisor of --batch-size {config.batch_size}",
+        ),
+        (config.warm_up and not config.conditional, "--warm-up: there are no classes to learn with --no-conditional"),
         (config.evaluation_references == 1, "--evaluation-references 1: expected 0 (all) or at least 2"),
     )
     for found, message in conflicts:

@@ -158,7 +158,8 @@ class Steps:
     def _penalty(self, real_logits: Tensor, fake_logits: Tensor, seen: Tensor) -> Tensor:
         """R1 on the real and R2 on the generated images, each with its weight."""
         config, B = self.config, len(real_logits)
-        # One backward pass for both: a logit depends on its own image alone. The root of its weight scales its slope.
+        # One backward pass for both: a logit depends on its own side's images alone. The root of its weight scales its
+        # slope.
         weighted = torch.cat([real_logits * config.r1_gamma**0.5, fake_logits * config.r2_gamma**0.5])
         return gradient_penalty(weighted, seen) * (len(seen) / B)
 

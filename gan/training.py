@@ -32,6 +32,7 @@ from gan.judging.features import load_features
 from gan.presets import GanConfig, check_config, free_fields
 from gan.reporting import Reporter
 from gan.steps import Steps
+from gan.warm_up import warm_up
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
 from shared_attn.runtime.determinism import repeat_bits
@@ -136,6 +137,8 @@ def train(config: GanConfig) -> None:
         reporter: Any = Reporter(config, models, data, network, progress) if first else Bystander()
         if first:
             tell_skipped(data, progress)
+        if not shown:
+            warm_up(discriminator, stream, config, fabric, interrupt)
         while shown < config.images:
             before = shown
             seed_step(config.seed, "step", shown)
@@ -187,6 +190,9 @@ def check_machine(config: GanConfig, device: torch.device, share: Share) -> None
     """Refuse what these processes, or their device, cannot do."""
     if config.batch_size % share.count:
         raise ValueError(f"--batch-size {config.batch_size}: expected a multiple of the {share.count} processes")
+    own = config.batch_size // share.count
+    if config.group_size and own % config.group_size:
+        raise ValueError(f"--group-size {config.group_size}: expected a divisor of the {own} images of each process")
     if config.cuda_graphs and share.count > 1:
         raise ValueError(f"--cuda-graphs: captures the steps of a single process, torchrun started {share.count}")
     if config.compile and share.count > 1:
@@ -234,6 +240,7 @@ def describe_models(config: GanConfig, num_classes: int) -> dict[str, dict[str, 
             "multiples": config.discriminator_multiples,
             "spectral_norm": config.discriminator_spectral_norm,
             "inplace_relu": config.inplace_relu,
+            "group_size": config.group_size,
         },
     }
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan.discriminator import Discriminator, DiscriminatorBlock
+from gan.discriminator import Discriminator, DiscriminatorBlock, MinibatchDeviation
 from gan.generator import Generator, GeneratorBlock
 from gan.initialization import plain_state
 from gan.resampling import conv_downsample, upsample_conv
@@ -295,3 +295,36 @@ def test_an_unknown_size_or_attention_is_refused() -> None:
             network(image_size=48)
         with pytest.raises(ValueError, match="unknown attention 'extenal'"):
             network(attention="extenal")
+
+
+def test_the_deviation_is_that_of_each_group() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(8, 5, 3, 3)
+    deviation = MinibatchDeviation(5, group_size=4)
+    for first in (0, 4):
+        group = x[first : first + 4]
+        expected = group.std(dim=0, correction=0).mean()
+        added = deviation(x)[first : first + 4] - group
+        torch.testing.assert_close(added, (expected * deviation.weight)[None, :, None, None].expand_as(group))
+    smaller = (x[:3].std(dim=0, correction=0).mean() * deviation.weight)[None, :, None, None]
+    torch.testing.assert_close(deviation(x[:3]) - x[:3], smaller.expand(3, -1, 3, 3))
+    alike = x[:1].expand(4, -1, -1, -1)
+    assert (deviation(alike) - alike).abs().max() < 1e-3, "images that are all alike differ by nothing"
+
+
+def test_a_discriminator_of_groups_sees_how_much_their_images_differ() -> None:
+    """The other images of a group count, those of other groups do not; a penalty can be differentiated through it."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(width=4, spectral_norm=False, group_size=4)
+    images, labels = torch.rand(8, 3, 32, 32) * 2 - 1, torch.arange(8)
+    changed = images.clone()
+    changed[1:4] = images[:1]
+    before, after = discriminator(images, labels).detach(), discriminator(changed, labels).detach()
+    assert (before[0] - after[0]).abs() > 1e-3
+    torch.testing.assert_close(before[4:], after[4:])
+    images.requires_grad_(True)
+    (slope,) = torch.autograd.grad(discriminator(images, labels).sum(), images, create_graph=True)
+    slope.square().sum().backward()
+    assert discriminator.deviation.weight.grad is not None and discriminator.deviation.weight.grad.isfinite().all()
+    with pytest.raises(ValueError, match="6 images: expected a multiple of the groups' 4"):
+        discriminator(images[:6], labels[:6])

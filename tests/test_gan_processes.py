@@ -57,6 +57,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "augment_target": 0.6,
         "augment_images": 100,
     },
+    "grouped": {**COMMON, "batch_size": 8, "images": 8 * STEPS, "group_size": 2, "warm_up": 128},
     "hinge": {**COMMON, "attention": "offset", "augment": tuple(POLICIES), "r1_gamma": 0.1, "penalty_every": 2}
     | {"reuse_generated": True},
 }
@@ -146,7 +147,7 @@ TINY = (
 
 def train_tiny(noise: Path, out: Path, *more: object, **launch: int) -> subprocess.Popen[str]:
     """scripts/train_gan.py on the noise, by some processes."""
-    return torchrun(SCRIPT, "eagan-cifar10-small", "--data", noise, "--out", out, *TINY.split(), *more, **launch)
+    return torchrun(SCRIPT, "eagan-shapes-small", "--data", noise, "--out", out, *TINY.split(), *more, **launch)
 
 
 @pytest.mark.slow

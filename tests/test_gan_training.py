@@ -26,7 +26,6 @@ from gan.losses import LOSSES
 from gan.presets import PRESETS, GanConfig, check_config, free_fields
 from gan.sampling import draw_latents, finish_generator
 from gan.training import fade, passes, train
-from shared_attn.runtime.options import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "gan_losses.json"
@@ -122,6 +121,8 @@ FULL = {
     "batch_size": 8,
     "discriminator_steps": 1,
     "reuse_generated": True,
+    "group_size": 4,
+    "warm_up": 128,
     "precision": "bf16",
 }
 
@@ -320,16 +321,10 @@ def test_rates_fade_and_intervals_are_met() -> None:
 def test_every_preset_constructs(name: str) -> None:
     config = PRESETS[name]
     check_config(config)
-    with torch.device("meta"):
-        shape = {
-            "image_size": config.image_size,
-            "num_classes": 10,
-            "attention": config.attention,
-            "attention_options": parse_options(config.attention_options, "--attention-options"),
-            "spectral_norm": False,  # slow on the meta device
-        }
-        generator = Generator(**shape, width=config.generator_width)
-        Discriminator(**shape, width=config.discriminator_width, inplace_relu=config.inplace_relu)
+    models = training.describe_models(config, num_classes=10)
+    with torch.device("meta"):  # spectral norm is slow there
+        generator = Generator(**{**models["generator"], "spectral_norm": False})
+        Discriminator(**{**models["discriminator"], "spectral_norm": False})
     assert generator.image_size == config.image_size
     assert config.attention == ("sagan" if name.startswith("sagan") else "external")
     assert config.images % (config.batch_size * config.discriminator_steps) == 0
@@ -347,6 +342,10 @@ def test_every_preset_constructs(name: str) -> None:
         ({"penalty_every": 0}, "--penalty-every 0: expected more than 0"),
         ({"generator_multiples": (4, 4, 4)}, "multiples 4 4 4: expected 4 positive numbers at 32 pixels"),
         ({"reuse_generated": True, "discriminator_steps": 2}, "--reuse-generated: expected --discriminator-steps 1"),
+        ({"group_size": 1}, "--group-size 1: expected 0"),
+        ({"group_size": 3, "batch_size": 8}, "--group-size 3: expected a divisor of --batch-size 8"),
+        ({"warm_up": -1}, "--warm-up -1: expected more than -1"),
+        ({"warm_up": 64, "conditional": False}, "--warm-up: there are no classes to learn with --no-conditional"),
         ({"augment_target": 1.5}, "--augment-target 1.5: expected a number from 0 to 1"),
         ({"augment_target": 0.6, "augment": ()}, "--augment-target: nothing to adapt without --augment"),
         ({"ema_decay": 1.5}, "--ema-decay 1.5: expected a number from 0 to 1"),
@@ -373,7 +372,7 @@ def test_impossible_values_are_refused_before_anything_is_written(
 def test_signals_and_resume_by_the_script_end_in_the_same_bits(blobs: Path, tmp_path: Path) -> None:
     flags = "--images 960 --batch-size 8 --generator-width 2 --discriminator-width 2 --features none --log-every 1"
     more = "--evaluate-every 480 --checkpoint-every 80"
-    arguments = ["eagan-cifar10-small", "--data", str(blobs), *flags.split(), *more.split()]
+    arguments = ["eagan-shapes-small", "--data", str(blobs), *flags.split(), *more.split()]
     assert_stops_change_nothing("train_gan.py", arguments, (200, 520, 720), tmp_path)
     shown = [line["shown"] for line in lines(tmp_path / "pieces") if "generator_loss" in line]
     assert shown == list(range(8, 968, 8))

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # Flags that shrink a command; they come last and so replace the README's. What the README downloads is made here.
-TINY_GAN = "--images 64 --batch-size 16 --generator-width 4 --discriminator-width 4 --evaluate-every 64 --log-every 1"
+TINY_GAN = (
+    "--images 64 --warm-up 64 --batch-size 16 --generator-width 4 --discriminator-width 4 --evaluate-every 64 "
+    "--log-every 1"
+)
 SHRINK = {
     "train_gan.py": f"{TINY_GAN} --evaluation-samples 8 --evaluation-references 8 --device cpu --precision fp32",
     "sample_gan.py": "--count 8",

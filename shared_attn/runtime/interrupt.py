@@ -52,11 +52,12 @@ class Interrupt:
         self.requested = True
         self._terminated |= number == signal.SIGTERM
 
-    def stop(self, where: str) -> NoReturn:
-        """Ends the run after the caller has saved it; ``where`` says how far it came, e.g. "12,800 images".
+    def stop(self, where: str, *, saved: bool = True) -> NoReturn:
+        """Ends the run, which the caller has ``saved``; ``where`` says how far it came, e.g. "12,800 images".
 
         Raises:
             Preempted: after SIGTERM. KeyboardInterrupt: after SIGINT.
         """
         kind = Preempted if self._terminated else KeyboardInterrupt
-        raise kind(f"interrupted at {where}; saved; run the same command again to resume")
+        state = "saved; run the same command again to resume" if saved else "run the same command again to start over"
+        raise kind(f"interrupted at {where}; {state}")
