@@ -21,7 +21,8 @@ from shared_attn.functional import full_precision
 # Channels after each block, as multiples of the width (64 in the paper), and whether the block halves the size.
 CHANNELS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16)}
 DOWNSAMPLES = {32: (True, True, False, False), 64: (True,) * 4 + (False,), 128: (True,) * 5 + (False,)}
-DEVIATION_EPS, DEVIATION_STD = 1e-8, 0.3
+DEVIATION_EPS = 1e-8  # under the root, whose slope is infinite at zero
+DEVIATION_STD = 0.3  # of the weights of a new MinibatchDeviation
 ATTENTION_AFTER_BLOCK = 1  # at 16 x 16, 32 x 32 and 64 x 64 pixels
 
 

@@ -40,8 +40,9 @@ def warm_up(
         return
     # The rest of the logit is the same for all classes.
     learns = [value for name, value in discriminator.named_parameters() if not name.startswith("head.")]
+    (table,) = discriminator.embedding.parameters()  # where it is normalised, what its weight is made of
     with torch.no_grad():
-        discriminator.embedding.weight.mul_(EMBEDDING_SCALE)
+        table.mul_(EMBEDDING_SCALE)
     adam = torch.optim.Adam(learns, RATE, BETAS, fused=True)
     for shown in range(0, images, batch):
         if any_process(interrupt.requested, fabric.device):
@@ -50,7 +51,7 @@ def warm_up(
             group["lr"] = RATE * (1 - shown / images)
         real, labels = stream.batch(shown, batch)
         with fabric.autocast():
-            logits = discriminator.classify(real.to(discriminator.embedding.weight.dtype))
+            logits = discriminator.classify(real.to(table.dtype))
         adam.zero_grad()
         F.cross_entropy(logits, labels).backward()
         for value in learns:
@@ -58,4 +59,4 @@ def warm_up(
             (value.grad,) = average_over_processes(value.grad)
         adam.step()
     with torch.no_grad():  # a logit that all classes share is the head's
-        discriminator.embedding.weight.sub_(discriminator.embedding.weight.mean(dim=0, keepdim=True))
+        table.sub_(table.mean(dim=0, keepdim=True))
