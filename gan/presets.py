@@ -79,7 +79,9 @@ class GanConfig:
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates"""
     decay_from: float = 1.0
-    """part of the run after which both rates fall linearly to zero; 1 keeps them"""
+    """part of the run after which both rates fall linearly; 1 keeps them"""
+    decay_to: float = 0.0
+    """factor of both rates at the end of the run"""
     ema_decay: float = 0.0
     """decay a generator step of the averaged generator, which is the one kept; 0 keeps the last generator"""
     augment: tuple[Literal["flip", "color", "translation", "cutout", "geometry"], ...] = ()
@@ -275,7 +277,7 @@ def check_config(config: GanConfig) -> None:
     for name in ("r1_gamma", "r2_gamma", "lecam", "consistency"):
         if not 0 <= getattr(config, name) < float("inf"):
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected 0 or more")
-    for name in ("decay_from", "ema_decay", "augment_probability", "augment_target"):
+    for name in ("decay_from", "decay_to", "ema_decay", "augment_probability", "augment_target"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)}: expected a number from 0 to 1")
     alone = config.discriminator_steps == 1 and not config.cuda_graphs

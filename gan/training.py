@@ -77,6 +77,7 @@ def train(config: GanConfig) -> None:
     """
     check_config(config)
     keep_freed_memory()
+    torch.set_flush_denormal(True)
     fabric = create_fabric(config.device, config.precision, several=True)
     device, first = fabric.device, fabric.is_global_zero
     share = Share(fabric.global_rank, fabric.world_size)
@@ -144,7 +145,7 @@ def train(config: GanConfig) -> None:
             seed_step(config.seed, "step", shown)
             watch.step, watch.shown = step + 1, shown
             part = shown / config.images
-            rate = fade(part, config.decay_from)
+            rate = fade(part, config.decay_from, config.decay_to)
             set_rate(optimizers["generator"], rate * config.generator_lr)
             set_rate(optimizers["discriminator"], rate * config.discriminator_lr)
             steps.penalty_scale.fill_(config.penalty_final**part)
@@ -286,9 +287,9 @@ def restore(config: GanConfig, parts: dict[str, Any], data_hash: str) -> tuple[i
     return state["shown"], state["step"]
 
 
-def fade(part: float, decay_from: float) -> float:
-    """Factor of the learning rates after a part of the run: 1, then linearly to 0."""
-    return 1.0 if part <= decay_from else (1 - part) / (1 - decay_from)
+def fade(part: float, decay_from: float, decay_to: float) -> float:
+    """Factor of the learning rates after a part of the run: 1, then linearly from `decay_from` on to `decay_to`."""
+    return 1.0 if part <= decay_from else decay_to + (1 - decay_to) * (1 - part) / (1 - decay_from)
 
 
 def set_rate(optimizer: Any, rate: float) -> None:
