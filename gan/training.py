@@ -35,6 +35,7 @@ from gan.steps import Steps
 from gan.warm_up import warm_up
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.denormals import flush_denormals
 from shared_attn.runtime.determinism import repeat_bits
 from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.host_memory import keep_freed_memory
@@ -65,6 +66,7 @@ Network = TypeVar("Network", Generator, Discriminator)
 @tell_shortage
 @repeat_bits
 @one_in_a_folder
+@flush_denormals()
 def train(config: GanConfig) -> None:
     """Train a generator and a discriminator as `config` says, or go on with the run that lies in `config.out`.
 
@@ -77,7 +79,6 @@ def train(config: GanConfig) -> None:
     """
     check_config(config)
     keep_freed_memory()
-    torch.set_flush_denormal(True)
     fabric = create_fabric(config.device, config.precision, several=True)
     device, first = fabric.device, fabric.is_global_zero
     share = Share(fabric.global_rank, fabric.world_size)
