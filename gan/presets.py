@@ -199,12 +199,12 @@ _IMAGENET128 = replace(
 # before it begins.
 _CIFAR10_SMALL = GanConfig(
     data="cifar10",
-    images=248_000,
+    images=224_000,
     attention_spectral_norm=False,
     discriminator_spectral_norm=False,
     generator_width=32,
     discriminator_width=32,
-    generator_multiples=(4, 4, 2, 1),
+    generator_multiples=(8, 8, 2, 1),
     discriminator_multiples=(1, 2, 4, 4),
     group_size=8,
     warm_up=25_600,
@@ -219,13 +219,13 @@ _CIFAR10_SMALL = GanConfig(
     discriminator_lr=8e-4,
     betas=(0.0, 0.99),
     decay_from=0.3,
-    decay_to=0.33,
-    ema_decay=0.999,
+    decay_to=0.2,
+    ema_decay=0.9996,
     features="lite0",
-    evaluate_every=62_000,
+    evaluate_every=112_000,
     evaluation_samples=2_000,
     evaluation_references=10_000,
-    checkpoint_every=15_500,
+    checkpoint_every=16_000,
     precision="bf16",
 )
 # 3 minutes on two CPU cores: hinge loss, two time scales, an average.
