@@ -14,7 +14,7 @@ import torch
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Let denormal numbers be zero on the CPU, where it can do that; the calling thread's setting comes back at the end.
+    """Let denormal numbers be zero on the CPU, where it can do that; the thread's own setting comes back at the end.
 
     Threads that torch starts meanwhile take it over, and keep it.
     """
