@@ -24,7 +24,6 @@ from gan.discriminator import Discriminator
 from gan.generator import Generator
 from gan.losses import LOSSES
 from gan.presets import PRESETS, GanConfig, check_config, free_fields
-from gan.reporting import Reporter
 from gan.sampling import draw_latents, finish_generator
 from gan.training import fade, passes, train
 
@@ -268,28 +267,6 @@ def test_gradient_penalties_alone_change_the_discriminator(blobs: Path, tmp_path
         state = torch.load(config.out / "checkpoint.pt", weights_only=True)["discriminator"]
         weights.append(state["blocks.0.conv1.weight"])
     assert not torch.equal(*weights)
-
-
-def test_a_run_killed_while_it_is_evaluated_loses_no_step_and_is_evaluated_again(
-    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def die(*_: object) -> None:
-        raise RuntimeError("killed")
-
-    config = tiny(blobs, tmp_path / "killed")
-    train(dataclasses.replace(config, out=tmp_path / "whole"))
-    for shown, method in ((40, "_draw_grid"), (80, "_measure_spectra")):
-        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-            patch.setattr(Reporter, method, die)
-            train(config)
-        state = torch.load(config.out / "checkpoint.pt", weights_only=True)
-        assert state["shown"] == shown and state["due"]
-    train(config)
-    assert not torch.load(config.out / "checkpoint.pt", weights_only=True)["due"]
-    one, two = ([{**line, "seconds": 0} for line in lines(tmp_path / name)] for name in ("whole", "killed"))
-    assert one == two
-    for name in ("samples/0000000040.png", "samples/0000000080.png", "weights.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
 def test_a_changed_configuration_or_data_is_refused(blobs: Path, tmp_path: Path) -> None:
