@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from gan.diagnostics import SaturationWatch, collapse_warning, spectra
 from gan.discriminator import Discriminator
 from gan.gallery import write_gallery
 from gan.generator import Generator
-from gan.judging.evaluation import DEFAULT_METRICS, evaluate
+from gan.judging.evaluation import DEFAULT_METRICS, METRICS, evaluate
 from gan.judging.features import FeatureNetwork
+from gan.judging.sharing import own_samples, share_extraction
 from gan.pictures import write_grid
 from gan.presets import GanConfig
 from gan.sampling import KIND, draw_images, draw_latents, finish_generator
 from shared_attn.complexity import count_multiply_adds, count_parameters
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.processes import WHOLE, Bystander, Share
 from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.records import write_record
 from shared_attn.runtime.weights import save_weights
@@ -42,6 +45,7 @@ class Reporter:
         data: the real images.
         network: features for the distances, None for none.
         progress: the run's bar, lines and events.
+        share: of the evaluations; the other processes have an `Assistant`.
     """
 
     def __init__(
@@ -51,7 +55,9 @@ class Reporter:
         data: ImageSet,
         network: FeatureNetwork | None,
         progress: Progress,
+        share: Share = WHOLE,
     ):
+        self.share = share
         self.config, self.models, self.data, self.network, self.progress = config, models, data, network, progress
         self.saturation = SaturationWatch()
 
@@ -93,6 +99,7 @@ class Reporter:
             ValueError: if asked for, when the samples have lost their variety.
         """
         config, data, progress = self.config, self.data, self.progress
+        progress.forget(*METRICS, "raw_", *SPECTRA)  # of an evaluation that a kill has cut short
         finished = finish_generator(average, self.models["generator"], config.seed)
         self._draw_grid(finished)
         values: dict[str, float] = {}
@@ -154,12 +161,10 @@ class Reporter:
     def _measure(self, finished: Generator) -> dict[str, float]:
         """The default metrics of the feature network at hand."""
         assert self.network is not None
-        count = self.config.evaluation_samples
-        z = draw_latents(range(count), finished.latent_dim)
-        samples = draw_images(finished, z, torch.arange(count) % len(self.data.class_names))
-        metrics = DEFAULT_METRICS[self.network.name]
-        references = self.config.evaluation_references
-        return evaluate(samples, count, self.data, self.network, metrics, references=references)
+        count, references = self.config.evaluation_samples, self.config.evaluation_references
+        network = share_extraction(self.network, count, self.share)
+        samples = draw_samples(finished, count, self.share)
+        return evaluate(samples, count, self.data, network, DEFAULT_METRICS[network.name], references=references)
 
     def _measure_spectra(self, generator: Generator, discriminator: Discriminator) -> None:
         """Log the largest singular value of each network, and write those of every layer to `spectra.json`."""
@@ -175,6 +180,36 @@ class Reporter:
         if self.config.on_collapse == "stop":
             raise ValueError(f"{warning} (--on-collapse stop; the last checkpoint stands)")
         self.progress.message(f"warning: {warning}")
+
+
+class Assistant(Bystander):
+    """Stands in for the reporter in the processes beside the first: takes its part in the evaluations.
+
+    Args: as `Reporter`.
+    """
+
+    def __init__(
+        self, config: GanConfig, models: dict[str, dict[str, Any]], network: FeatureNetwork | None, share: Share
+    ):
+        self.config, self.models, self.network, self.share = config, models, network, share
+
+    def assess(self, average: Generator, generator: Generator, *_others: object) -> None:
+        """Extract features of this process's samples, in step with the first one."""
+        if self.network is None:
+            return
+        count = self.config.evaluation_samples
+        for judged in (average, generator) if self.config.compare_raw else (average,):
+            finished = finish_generator(judged, self.models["generator"], self.config.seed)
+            network = share_extraction(self.network, count, self.share)
+            for images in draw_samples(finished, count, self.share):
+                network.extract(images)
+        generator.train()
+
+
+def draw_samples(finished: Generator, count: int, share: Share) -> Iterator[Tensor]:
+    """This process's part of the `count` samples of an evaluation, all classes in turn: uint8 batches."""
+    mine = own_samples(count, share)
+    return draw_images(finished, draw_latents(mine.tolist(), finished.latent_dim), mine % finished.num_classes)
 
 
 def grid_path(config: GanConfig, shown: int) -> Path:

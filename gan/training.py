@@ -7,7 +7,7 @@ Several processes (`torchrun --nproc-per-node=8 scripts/train_gan.py ...`, a GPU
 batch size is that of all together, each takes an equal share of every batch, draws for the whole batch and keeps what
 belongs to its images; batch norm's statistics, gradients, and the means that training follows are those of the whole
 batch. Weights differ by rounding alone, and a checkpoint may be resumed by another number of processes. The first one
-writes and evaluates while the others wait; the run's folder must be one that all of them see.
+writes; all extract the features of an evaluation; the run's folder must be one that all of them see.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -30,11 +31,12 @@ from gan.generator import Generator
 from gan.judging.evaluation import prepare_reference
 from gan.judging.features import load_features
 from gan.presets import GanConfig, check_config, free_fields
-from gan.reporting import Reporter
+from gan.reporting import Assistant, Reporter
 from gan.steps import Steps
 from gan.warm_up import warm_up
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.denormals import flush_denormals
 from shared_attn.runtime.determinism import repeat_bits
 from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.host_memory import keep_freed_memory
@@ -49,6 +51,7 @@ from shared_attn.runtime.processes import (
     any_process,
     average_over_processes,
     first_on_machine,
+    is_first,
     outlive_the_others,
     wait_for_all,
 )
@@ -65,6 +68,7 @@ Network = TypeVar("Network", Generator, Discriminator)
 @tell_shortage
 @repeat_bits
 @one_in_a_folder
+@flush_denormals()
 def train(config: GanConfig) -> None:
     """Train a generator and a discriminator as `config` says, or go on with the run that lies in `config.out`.
 
@@ -81,7 +85,7 @@ def train(config: GanConfig) -> None:
     device, first = fabric.device, fabric.is_global_zero
     share = Share(fabric.global_rank, fabric.world_size)
     check_machine(config, device, share)
-    network = load_features(config.features, device, config.inception_weights) if first else None
+    network = load_features(config.features, device, config.inception_weights)
     data = load_data(config, fabric)
     num_classes, B = len(data.class_names), config.batch_size
 
@@ -116,7 +120,7 @@ def train(config: GanConfig) -> None:
     if first:
         open_run(config.out, config, fresh=config.fresh, free=free_fields(config))
     wait_for_all()
-    shown, step = restore(config, parts, data.hash)
+    shown, step, due = restore(config, parts, data.hash)
     raw = {"generator": generator, "discriminator": discriminator}
     watch = NumericsWatch(raw, optimizers, unit="images", enabled=config.debug_numerics)
     if first:
@@ -134,9 +138,13 @@ def train(config: GanConfig) -> None:
     bar: Any = Progress(config.out, total=config.images, done=shown) if first else Bystander()
 
     with closing(stream), Interrupt() as interrupt, bar as progress:
-        reporter: Any = Reporter(config, models, data, network, progress) if first else Bystander()
+        helper = Assistant(config, models, network, share)
+        reporter: Any = Reporter(config, models, data, network, progress, share) if first else helper
         if first:
             tell_skipped(data, progress)
+        if due:
+            reporter.assess(average, generator, discriminator, step)
+            save(config.out, parts, shown=shown, step=step, due=False, data=data.hash)
         if not shown:
             warm_up(discriminator, stream, config, fabric, interrupt)
         while shown < config.images:
@@ -144,7 +152,7 @@ def train(config: GanConfig) -> None:
             seed_step(config.seed, "step", shown)
             watch.step, watch.shown = step + 1, shown
             part = shown / config.images
-            rate = fade(part, config.decay_from)
+            rate = fade(part, config.decay_from, config.decay_to)
             set_rate(optimizers["generator"], rate * config.generator_lr)
             set_rate(optimizers["discriminator"], rate * config.discriminator_lr)
             steps.penalty_scale.fill_(config.penalty_final**part)
@@ -174,13 +182,11 @@ def train(config: GanConfig) -> None:
                 losses = list(average_over_processes(*losses))
                 reporter.log_losses(losses, step, adaptation.probability)
                 losses.clear()
-            if evaluates:
+            if evaluates:  # which may take minutes: a kill meanwhile costs no step
+                save(config.out, parts, shown=shown, step=step, due=True, data=data.hash)
                 reporter.assess(average, generator, discriminator, step)
-            if saves and first:
-                states = {name: part.state_dict() for name, part in parts.items()}
-                save_checkpoint(config.out, {**states, "shown": shown, "step": step, "data": data.hash})
             if saves:
-                wait_for_all()
+                save(config.out, parts, shown=shown, step=step, due=False, data=data.hash)
             if stops and not done:
                 interrupt.stop(f"{shown:,} of {config.images:,} images")
         reporter.write_run_record(device)
@@ -274,21 +280,32 @@ def build(network: type[Network], keywords: dict[str, Any]) -> Network:
         raise ValueError(f"--attention {keywords['attention']}: {error}") from error
 
 
-def restore(config: GanConfig, parts: dict[str, Any], data_hash: str) -> tuple[int, int]:
-    """Load the checkpoint of the run, if there is one, into `parts`: images shown and generator steps so far."""
+def restore(config: GanConfig, parts: dict[str, Any], data_hash: str) -> tuple[int, int, bool]:
+    """Load the checkpoint of the run, if there is one, into `parts`.
+
+    Returns:
+        Images shown and generator steps so far, and whether an evaluation of this moment is still to come.
+    """
     state = load_checkpoint(config.out)
     if state is None:
-        return 0, 0
+        return 0, 0, False
     if state["data"] != data_hash:
         raise ValueError(f"--data {config.data}: not the images that the run in {config.out} was trained on")
     for name, part in parts.items():
         part.load_state_dict(state[name])
-    return state["shown"], state["step"]
+    return state["shown"], state["step"], state.get("due", False)
 
 
-def fade(part: float, decay_from: float) -> float:
-    """Factor of the learning rates after a part of the run: 1, then linearly to 0."""
-    return 1.0 if part <= decay_from else (1 - part) / (1 - decay_from)
+def save(folder: Path, parts: dict[str, Any], **clock: Any) -> None:
+    """Write the checkpoint that `restore` reads, in the first process: the states of `parts`, and where the run is."""
+    if is_first():
+        save_checkpoint(folder, {**{name: part.state_dict() for name, part in parts.items()}, **clock})
+    wait_for_all()
+
+
+def fade(part: float, decay_from: float, decay_to: float) -> float:
+    """Factor of the learning rates after a part of the run: 1, then linearly from `decay_from` on to `decay_to`."""
+    return 1.0 if part <= decay_from else decay_to + (1 - decay_to) * (1 - part) / (1 - decay_from)
 
 
 def set_rate(optimizer: Any, rate: float) -> None:

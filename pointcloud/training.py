@@ -30,6 +30,7 @@ from pointcloud.reporting import assess, finish, show_progress
 from pointcloud.steps import StepSource
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.compilation import compile_network
+from shared_attn.runtime.denormals import flush_denormals
 from shared_attn.runtime.determinism import repeat_bits
 from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.host_memory import keep_freed_memory
@@ -60,6 +61,7 @@ STEPS_UNASKED = 16
 @tell_shortage
 @repeat_bits
 @one_in_a_folder
+@flush_denormals()
 def train(config: Config, *, train_data: Any = None, test_data: Any = None) -> dict[str, float]:
     """Trains a classifier or a part segmenter as `config` says, or goes on with the run that lies in `config.out`.
 

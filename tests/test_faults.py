@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared_attn.runtime import folder_lock, progress
+from shared_attn.runtime import folder_lock, progress, record_lock
 from shared_attn.runtime.checkpoint import FRESH, NAME, load_checkpoint, save_checkpoint
 from shared_attn.runtime.faults.inspection import find_damage
 from shared_attn.runtime.files import atomic_write, remove_leftovers
@@ -128,7 +128,7 @@ def test_without_locks_a_training_is_warned_and_goes_on(
     with lock_folder(tmp_path):
         pass
     assert f"warning: --out {tmp_path}: its file system has no locks ({os.strerror(number)})" in capsys.readouterr().err
-    monkeypatch.setattr(folder_lock, "fcntl", None)
+    monkeypatch.setattr(record_lock, "fcntl", None)
     with lock_folder(tmp_path):
         pass
     assert "this system has no record locks" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from PIL import Image
 from torchrun import finish, torchrun, worker
 
 from gan.augmentation import POLICIES, augment
+from gan.judging.features import load_features
 from shared_attn.runtime.launch import create_fabric
 from shared_attn.runtime.processes import Share
 
@@ -39,7 +40,8 @@ COMMON = {
     "device": "cpu",
 }
 RUNS: dict[str, dict[str, Any]] = {
-    "published": {**COMMON, "images": 8 * STEPS, "discriminator_steps": 2},
+    "published": {**COMMON, "images": 8 * STEPS, "discriminator_steps": 2}
+    | {"features": "lite0", "evaluation_samples": 150, "compare_raw": True},
     "everything": {
         **COMMON,
         "loss": "relativistic",
@@ -97,6 +99,12 @@ def losses(folder: Path) -> list[list[float]]:
     return [[line["discriminator_loss"], line["generator_loss"]] for line in found if "generator_loss" in line]
 
 
+def metrics(folder: Path) -> dict[str, float]:
+    """Of the run's one evaluation."""
+    found: dict[str, float] = json.loads((folder / "record.json").read_text())["metrics"]
+    return found
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_each_process_draws_what_one_would_for_its_images(count: int) -> None:
     images = torch.rand(16, 3, 8, 8)  # 8 real, 8 generated
@@ -125,6 +133,7 @@ def test_two_processes_end_in_the_weights_of_one(noise: Path, tmp_path: Path, mo
     assert "Warning" not in told
     assert {"norms0", "norms1"} <= {path.name for path in (tmp_path / "two").iterdir()}
     monkeypatch.setattr(gan_processes.sampling, "STATISTICS_BATCHES", 2)
+    monkeypatch.setattr(gan_processes.training, "load_features", load_features)
     try:
         gan_processes.train_exactly(noise, tmp_path / "one", RUNS)
     finally:
@@ -137,6 +146,8 @@ def test_two_processes_end_in_the_weights_of_one(noise: Path, tmp_path: Path, mo
         lines = [losses(tmp_path / folder / name) for folder in ("one", "two")]
         assert len(lines[0]) == 4
         np.testing.assert_allclose(*lines, rtol=1e-7, atol=1e-7)
+        assert metrics(tmp_path / "one" / name) == pytest.approx(metrics(tmp_path / "two" / name), rel=1e-6)
+    assert {"fd_lite0_150_train", "raw_fd_lite0_150_train"} <= metrics(tmp_path / "two" / "published").keys()
 
 
 TINY = (

@@ -312,8 +312,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
 
 
 def test_rates_fade_and_intervals_are_met() -> None:
-    assert [fade(part, 0.5) for part in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
-    assert fade(1.0, 1.0) == 1
+    assert [fade(part, 0.5, 0.0) for part in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
+    assert [fade(part, 0.5, 0.2) for part in (0, 0.5, 0.75, 1)] == pytest.approx([1, 1, 0.6, 0.2])
+    assert fade(1.0, 1.0, 0.0) == 1
     assert [passes(shown - 8, shown, 20) for shown in (8, 16, 24, 32, 40)] == [False, False, True, False, True]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_attn.runtime import folder_lock
+from shared_attn.runtime import record_lock
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.folder_lock import REPLACED, lock_folder
 from shared_attn.runtime.run_folder import open_run
@@ -40,7 +40,7 @@ class Clock:
 def try_lock(freed_at: float, folder: Path, monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds until the folder is locked."""
     clock = Clock(freed_at)
-    monkeypatch.setattr(folder_lock, "time", clock)
+    monkeypatch.setattr(record_lock, "time", clock)
     monkeypatch.setattr(fcntl, "lockf", clock.lock)
     with lock_folder(folder):
         return clock.now

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
+from shared_attn.runtime.denormals import flush_denormals
 from shared_attn.runtime.files import atomic_write
 from shared_attn.runtime.interrupt import Interrupt
 from shared_attn.runtime.launch import create_fabric
@@ -217,3 +218,17 @@ def test_mixed_precision_multiplies_in_bfloat16_but_leaves_inputs_whole() -> Non
     result = create_fabric("cpu", "bf16").setup(network)(x)
     assert torch.equal(seen[0], x) and seen[1].dtype == torch.bfloat16 and result.dtype == torch.float32
     assert network.weight.dtype == torch.float32
+
+
+def test_denormals_are_zero_only_while_a_training_runs() -> None:
+    def tiny() -> float:
+        return (torch.tensor(1e-39) * 1).item()
+
+    before = tiny()
+    with pytest.raises(KeyboardInterrupt), flush_denormals():
+        assert tiny() == 0 and (torch.tensor(1e-37) * 1).item() > 0
+        with flush_denormals():
+            pass
+        assert tiny() == 0, "the inner one puts back what it found"
+        raise KeyboardInterrupt
+    assert tiny() == before

@@ -43,7 +43,8 @@ DEFAULT_METRICS = {
 }
 SPLIT_WORDS = {"test": "test", "val": "val", "valid": "val", "validation": "val", "train": "train", "training": "train"}
 KEPT = 10_000  # features held for KEPT_METRICS
-BATCH = 100
+BATCH = 100  # real images at a time
+CHUNK = 64  # features that are summed at a time, whether they come from one process or from several
 SPLITS = 10  # of the Inception Score, fewer where there are fewer samples
 
 
@@ -182,13 +183,18 @@ class Measurement:
     def update(self, images: Tensor) -> None:
         """Take in (B, 3, H, W) uint8."""
         features, logits = self.network.extract(images)
+        for rows in torch.arange(len(features)).split(CHUNK):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            self._take(features[part], None if logits is None else logits[part])
+
+    def _take(self, features: Tensor, logits: Tensor | None) -> None:
         self.moments.update(features)
         if logits is not None and self.classes is not None:
-            asked = self.classes[self.count : self.count + len(images)]
+            asked = self.classes[self.count : self.count + len(features)]
             self.right += int((logits.argmax(dim=1).cpu() == asked).sum())
         elif logits is not None:
             self.score.update(logits)
-        self.count += len(images)
+        self.count += len(features)
 
     def finish(self) -> Measured:
         """The measurements so far."""
@@ -216,7 +222,7 @@ def measure(
         for batch in batches:
             for view in views:
                 view.update(batch)
-            bar.update(len(batch))
+            bar.update(views[0].count - bar.n)
     return [view.finish() for view in views]
 
 

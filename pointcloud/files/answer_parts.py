@@ -18,11 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from shared_attn.runtime.files import atomic_write, naming
-
-try:
-    import fcntl
-except ImportError:  # not on this system
-    fcntl = None  # type: ignore[assignment]
+from shared_attn.runtime.record_lock import lock_file
 
 SETTINGS = "settings.json"
 
@@ -36,14 +32,11 @@ class PartWriter:
     def __enter__(self) -> PartWriter:
         with naming(self._path):
             self._file = open(self._path, "ab+", buffering=0)  # noqa: SIM115, closed by __exit__
-        if fcntl is not None:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
-                self._file.close()
-                raise ValueError(f"--answers: another process is writing {self._path}") from error
-            except OSError:
-                pass  # a file system without locks
+        try:
+            lock_file(self._file.fileno())  # where there are no locks, nothing tells
+        except BlockingIOError as error:
+            self._file.close()
+            raise ValueError(f"--answers: another process is writing {self._path}") from error
         self._file.seek(0)
         whole = self._file.read()
         self._file.truncate(whole.rfind(b"\n") + 1)

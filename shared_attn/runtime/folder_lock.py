@@ -1,8 +1,6 @@
 """One training a folder: a lock that a second training meets, and that vanishes with its process, however that ends.
 
-A record lock of fcntl, and no library's: those (filelock among them) use flock, which every forked process inherits, so
-that workers that decode images would hold a killed training's lock for the seconds until they notice. Readers of a run
-(sampling, evaluation, galleries) never ask for it.
+Readers of a run (sampling, evaluation, galleries) never ask for it.
 """
 
 from __future__ import annotations
@@ -10,21 +8,16 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import datetime
-import errno
 import functools
 import json
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-try:
-    import fcntl
-except ImportError:  # not on this system
-    fcntl = None  # type: ignore[assignment]
+from shared_attn.runtime.record_lock import lock_file
 
 NAME = ".lock"
 # Seconds in which a process on another machine that this one replaces has ended: torchrun kills it after 30.
@@ -90,15 +83,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def _lock(handle: int, folder: Path) -> bool:
     """Whether the open file is locked now; False where that cannot be."""
-    reason: str | None = "this system has no record locks"
-    if fcntl is not None:
-        try:
-            _wait_for(handle, REPLACED if may_replace() else 0.0)
-            return True
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise ValueError(_refusal(folder, _describe_holder(handle))) from error
-            reason = error.strerror  # ENOLCK, ENOTSUP, ENOSYS: some network file systems
+    try:
+        reason = lock_file(handle, REPLACED if may_replace() else 0.0)
+    except BlockingIOError as error:
+        raise ValueError(_refusal(folder, _describe_holder(handle))) from error
+    if reason is None:
+        return True
     print(
         f"warning: --out {folder}: its file system has no locks ({reason}); see that no other training runs there",
         file=sys.stderr,
@@ -117,19 +107,6 @@ def may_replace() -> bool:
 def is_restarted() -> bool:
     """Whether torchrun has started this process after another had failed (its --max-restarts)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def _wait_for(handle: int, patience: float) -> None:
-    """Locks the open file, within so many seconds; raises OSError where another process holds it, or it cannot be."""
-    until = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN) or time.monotonic() >= until:
-                raise
-        time.sleep(0.2)
 
 
 def _introduce(handle: int) -> None:

@@ -70,7 +70,7 @@ WHOLE = Share()
 
 
 def gather_rows(rows: Tensor, share: Share) -> Tensor:
-    """The whole of a tensor of integers of which each process has filled in its rows, zeros elsewhere; in every one."""
+    """The whole of a tensor of which each process has filled in its rows, zeros elsewhere; the same in every one."""
     if share.count > 1:
         dist.all_reduce(rows)
     return rows
