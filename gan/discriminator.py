@@ -85,7 +85,7 @@ class MinibatchDeviation(nn.Module):
             raise ValueError(f"{len(x)} images: expected a multiple of the groups' {size}")
         groups = x.float().unflatten(0, (-1, size))  # (groups, images, C, H, W)
         centred = groups - groups.mean(dim=1, keepdim=True)
-        variance = centred.square().mean(dim=1)  # torch.var takes ten times as long along a dimension like this one
+        variance = centred.square().mean(dim=1)  # torch.var takes several times as long along a dimension like this one
         deviation = (variance + DEVIATION_EPS).sqrt().mean(dim=(1, 2, 3))  # (groups,)
         deviation = deviation.repeat_interleave(size)[:, None, None, None]  # (B, 1, 1, 1)
         return x + (deviation * self.weight[:, None, None]).to(x.dtype)
