@@ -57,8 +57,8 @@ class Reporter:
         progress: Progress,
         share: Share = WHOLE,
     ):
-        self.share = share
         self.config, self.models, self.data, self.network, self.progress = config, models, data, network, progress
+        self.share = share
         self.saturation = SaturationWatch()
 
     def log_losses(self, losses: list[Tensor], step: int, probability: Tensor) -> None:
@@ -194,7 +194,7 @@ class Assistant(Bystander):
         self.config, self.models, self.network, self.share = config, models, network, share
 
     def assess(self, average: Generator, generator: Generator, *_others: object) -> None:
-        """Extract features of this process's samples, in step with the first one."""
+        """Extract features of this process's samples, in step with the first one; leave the networks as it does."""
         if self.network is None:
             return
         count = self.config.evaluation_samples

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gan import sampling
 from gan.data.datasets import ImageSet
 from gan.data.files import cache_folder
 from gan.judging.distances import (
@@ -44,7 +45,6 @@ DEFAULT_METRICS = {
 SPLIT_WORDS = {"test": "test", "val": "val", "valid": "val", "validation": "val", "train": "train", "training": "train"}
 KEPT = 10_000  # features held for KEPT_METRICS
 BATCH = 100  # real images at a time
-CHUNK = 64  # features that are summed at a time, whether they come from one process or from several
 SPLITS = 10  # of the Inception Score, fewer where there are fewer samples
 
 
@@ -183,8 +183,9 @@ class Measurement:
     def update(self, images: Tensor) -> None:
         """Take in (B, 3, H, W) uint8."""
         features, logits = self.network.extract(images)
-        for rows in torch.arange(len(features)).split(CHUNK):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        # Summed by batches of samples, so that the bits are the same whether one process extracts or several do.
+        for first in range(0, len(features), sampling.BATCH):
+            part = slice(first, first + sampling.BATCH)
             self._take(features[part], None if logits is None else logits[part])
 
     def _take(self, features: Tensor, logits: Tensor | None) -> None:
