@@ -116,8 +116,8 @@ class GanConfig:
     """seed of everything random"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to train"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: mixed precision, float32 weights"""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """bf16: mixed precision, float32 weights; auto: where the device has instructions for it"""
     compile: bool = False
     """train through torch.compile, one graph a network; minutes to begin with, then faster"""
     cuda_graphs: bool = False
@@ -173,7 +173,7 @@ _CIFAR10_MODERN = replace(
     ema_decay=0.9995,
     augment=("color", "translation", "cutout"),
     augment_probability=0.3,
-    precision="bf16",
+    precision="auto",
 )
 _TINY_IMAGENET = GanConfig(
     data="tiny-imagenet",
@@ -184,7 +184,7 @@ _TINY_IMAGENET = GanConfig(
     generator_lr=1e-4,
     discriminator_lr=4e-4,
     betas=(0.0, 0.999),
-    precision="bf16",
+    precision="auto",
 )
 _IMAGENET128 = replace(
     _TINY_IMAGENET,
@@ -226,7 +226,7 @@ _CIFAR10_SMALL = GanConfig(
     evaluation_samples=2_000,
     evaluation_references=10_000,
     checkpoint_every=16_000,
-    precision="bf16",
+    precision="auto",
 )
 # 3 minutes on two CPU cores: hinge loss, two time scales, an average.
 _SHAPES_SMALL = GanConfig(
@@ -246,7 +246,7 @@ _SHAPES_SMALL = GanConfig(
     evaluation_samples=500,
     evaluation_references=1_000,
     checkpoint_every=8_000,
-    precision="bf16",
+    precision="auto",
 )
 
 PRESETS: dict[str, GanConfig] = {

@@ -24,6 +24,7 @@ from gan.presets import GanConfig
 from gan.sampling import KIND, draw_images, draw_latents, finish_generator
 from shared_attn.complexity import count_multiply_adds, count_parameters
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.launch import choose_precision
 from shared_attn.runtime.processes import WHOLE, Bystander, Share
 from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.records import write_record
@@ -138,7 +139,7 @@ class Reporter:
             config.out / "record.json",
             name=f"{config.attention} attention, {config.image_size} pixels, on {data.name}",
             kind="gan",
-            config=dataclasses.asdict(config),
+            config=dataclasses.asdict(config) | {"precision": choose_precision(config.precision, device)},
             data=data.describe(),
             seeds=[config.seed],
             metrics={name: evaluations[-1][name] for name in names},

@@ -40,8 +40,8 @@ class Config:
     """Of the weights, the order, the augmentation and dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA where there is one."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: bfloat16 matrix products over float32 weights, statistics and losses."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """bf16: bfloat16 matrix products over float32 weights, statistics and losses; auto: where the device has them."""
     compile: bool = False
     """Train through torch.compile, one graph a step (on CUDA a CUDA graph): minutes to begin with, then faster."""
     deterministic: bool = False
@@ -272,7 +272,7 @@ PRESETS: dict[str, Config] = {
         _MODELNET,
         name="eat-modelnet40",
         out=Path("runs/eat-modelnet40"),
-        precision="bf16",
+        precision="auto",
         warmup_epochs=10.0,
         average_epochs=2.0,
     ),
@@ -283,7 +283,7 @@ PRESETS: dict[str, Config] = {
         name="eat-small",
         out=Path("runs/eat-small"),
         epochs=20,
-        precision="bf16",
+        precision="auto",
         learning_rate=3e-3,
         dropout=0.3,
         scale=(0.8, 1.25),
@@ -295,7 +295,7 @@ PRESETS: dict[str, Config] = {
         name="eat-shapes-small",
         out=Path("runs/eat-shapes-small"),
         epochs=10,
-        precision="bf16",
+        precision="auto",
         learning_rate=3e-3,
         dropout=0.3,
         validation=0.1,
@@ -310,7 +310,7 @@ PRESETS: dict[str, Config] = {
         out=Path("runs/eat-shapes-parts-small"),
         epochs=10,
         batch_size=16,
-        precision="bf16",
+        precision="auto",
         embed_channels=(64, 64),
         fuse_channels=256,
         head_channels=(256, 128),
@@ -333,7 +333,7 @@ PRESETS: dict[str, Config] = {
         data="data",
         epochs=200,
         batch_size=32,
-        precision="bf16",
+        precision="auto",
         warmup_epochs=10.0,
         average_epochs=2.0,
         scale=(2 / 3, 3 / 2),
@@ -349,7 +349,7 @@ PRESETS: dict[str, Config] = {
         data="data",
         epochs=150,
         batch_size=8,
-        precision="bf16",
+        precision="auto",
         embed_channels=(32, 32),
         neighbour_channels=(64, 128),
         num_neighbours=16,

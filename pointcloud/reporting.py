@@ -14,6 +14,7 @@ from pointcloud.models import describe_model
 from pointcloud.presets import Config
 from shared_attn.complexity import count_multiply_adds, count_parameters
 from shared_attn.runtime.extras import MissingExtra
+from shared_attn.runtime.launch import choose_precision
 from shared_attn.runtime.processes import WHOLE, Share
 from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.records import hash_file, write_record
@@ -111,7 +112,7 @@ def _write(
         config.out / "record.json",
         name=f"{config.name} on {test_set.source['name']}",
         kind="pointcloud",
-        config=dataclasses.asdict(config),
+        config=dataclasses.asdict(config) | {"precision": choose_precision(config.precision, train_set.label.device)},
         data={
             "name": test_set.source["name"],
             "split": f"{len(train_set)} training clouds, metrics on {len(test_set)} of the test split, read once",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from shared_attn.runtime import launch
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.denormals import flush_denormals
 from shared_attn.runtime.files import atomic_write
@@ -196,12 +197,24 @@ def test_record_holds_what_a_reader_needs(tmp_path: Path) -> None:
 def test_launch_refuses_what_is_not_there() -> None:
     with pytest.raises(ValueError, match="expected auto, cpu or cuda"):
         create_fabric("tpu", "fp32")
-    with pytest.raises(ValueError, match="expected fp32 or bf16"):
+    with pytest.raises(ValueError, match="expected auto, fp32 or bf16"):
         create_fabric("cpu", "fp8")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no usable CUDA"):
             create_fabric("cuda", "fp32")
     assert create_fabric("cpu", "fp32").device.type == "cpu"
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_auto_takes_bfloat16_only_where_the_device_multiplies_it(
+    able: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "multiplies_bfloat16", lambda _: able)
+    for precision, expected in (("auto", able), ("bf16", True), ("fp32", False)):
+        with create_fabric("cpu", precision).autocast():
+            assert torch.is_autocast_enabled("cpu") == expected
+        warned = "warning: --precision bf16" in capsys.readouterr().err
+        assert warned == (precision == "bf16" and not able), "who asks for what is slow is told, others are not"
 
 
 def test_mixed_precision_multiplies_in_bfloat16_but_leaves_inputs_whole() -> None:

@@ -29,8 +29,8 @@ class ClassifierConfig:
     """seed of everything random"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where to train"""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: mixed precision, float32 weights"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: mixed precision, float32 weights; auto: where the device has instructions for it"""
     fresh: bool = False
     """start over: remove what an earlier run left in the folder"""
 

@@ -23,7 +23,7 @@ from shared_attn.complexity import count_multiply_adds, count_parameters
 from shared_attn.runtime.checkpoint import load_checkpoint, save_checkpoint
 from shared_attn.runtime.folder_lock import one_in_a_folder
 from shared_attn.runtime.interrupt import Interrupt
-from shared_attn.runtime.launch import create_fabric
+from shared_attn.runtime.launch import choose_precision, create_fabric
 from shared_attn.runtime.memory_shortage import tell_shortage
 from shared_attn.runtime.progress import Progress, read_metrics
 from shared_attn.runtime.rebuilding import rebuild
@@ -158,7 +158,7 @@ def finish(
         config.out / "record.json",
         name=f"classifier of {len(data.class_names)} classes, a feature network, on {data.name}",
         kind="classifier",
-        config=dataclasses.asdict(config),
+        config=dataclasses.asdict(config) | {"precision": choose_precision(config.precision, device)},
         data={"name": data.name, "files": {name: said["sha256"] for name, said in sets.items()}, "sets": sets},
         seeds=[config.seed],
         metrics=metrics,
