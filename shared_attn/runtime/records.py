@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from shared_attn.runtime.files import atomic_write
+from shared_attn.runtime.launch import multiplies_bfloat16
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("torch", "torchvision", "lightning", "numpy", "scipy", "torchmetrics", "trimesh", "torch-geometric")
@@ -130,12 +131,13 @@ def current_commit() -> str:
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Processor, cores used, and the GPU where ``device`` is one."""
+    """Processor, cores used, whether the device multiplies bfloat16, and the GPU where ``device`` is one."""
     machine: dict[str, Any] = {
         "device": device,
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "bfloat16": multiplies_bfloat16(device),
     }
     if device.startswith("cuda"):
         machine["gpu"] = torch.cuda.get_device_name()
