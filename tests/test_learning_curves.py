@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from machine import needs_bfloat16
 
 from shared_attn.runtime.learning_curves import largest_distance, running_means
 from shared_attn.runtime.result_tables import record_table
@@ -27,6 +28,7 @@ def test_the_distance_is_that_of_running_means() -> None:
 
 
 @pytest.mark.slow
+@needs_bfloat16
 def test_bf16_learns_as_fp32_does(run_script: Any, tmp_path: Path) -> None:
     done = run_script("compare_precision.py", "--device", "cpu", "--json", tmp_path / "a.json")
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from machine import needs_bfloat16
 
 from pointcloud.benchmark import REST, CloudStepTiming, create_step, time_steps
 from pointcloud.classifier import PointClassifier
@@ -97,7 +98,7 @@ def test_parts_of_a_step_are_all_of_it_in_the_networks_order() -> None:
     assert len(seen) == count, "no hook stays"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bfloat16)])
 def test_timing_says_what_was_measured(precision: str) -> None:
     rows = list(time_steps(batch_size=2, num_points=64, repeats=1, precision=precision))
     assert [row.name for row in rows] == ["pct", "eat"]
