@@ -12,7 +12,7 @@ the mean of the real tokens in it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,8 @@ from torch import Tensor
 __all__ = ["Cells", "add_to_children", "children_of", "families", "gather_children", "pool_levels", "real_tokens"]
 
 
-class Cells(NamedTuple):
+@dataclass(frozen=True)
+class Cells:
     """How the tokens of a layout become cells, and back.
 
     grid: (H, W), in cells of 2 x 2, or (N,), in cells of `group`. levels: of the pyramid, the tokens' own included.

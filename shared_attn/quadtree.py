@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,8 @@ _GATHERED_AT_ONCE = 2**20  # numbers
 _Message = tuple[Tensor, Tensor | None, Tensor | None]
 
 
-class _Side(NamedTuple):
+@dataclass(frozen=True)
+class _Side:
     """The tokens that queries come from, or keys and values: (B, N, C), how they lie, how many are real."""
 
     tokens: Tensor
@@ -274,7 +275,7 @@ class QuadTreeAttentionB(_QuadTreeAttention):
         """Values in Z-order, (B, n, C), fine to coarse; zero in cells without a real token."""
         counts = [None] * self.levels if side.counts is None else [count.squeeze(1) for count in side.counts]
         values = [without_padding(side.cells.order(self.value(side.tokens)).squeeze(1), counts[0])]
-        for branch, fine, coarse in zip(self.value_branches, counts, counts[1:], strict=False):
+        for branch, fine, coarse in zip(self.value_branches, counts[:-1], counts[1:], strict=True):
             values.append(branch(values[-1], fine, coarse))
         return values
 
