@@ -125,7 +125,8 @@ def export_program(model: LoadedModel, *, batch_size: int = 0, num_points: int =
         attention = model.header["model"].get("attention", "offset")
         fixed = "--num-points" if not num_points else "--batch-size"
         raise ValueError(
-            f"{model.path}: the graph of attention {attention!r} holds for one size only: fix it with {fixed}"
+            f"{model.path}: to PyTorch {torch.__version__} the graph of attention {attention!r} "
+            f"holds for one size only: fix it with {fixed}"
         ) from error
 
 

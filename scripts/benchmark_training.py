@@ -6,7 +6,6 @@ generator. Also prints each part's share, peak memory, and the distance to the t
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,7 @@ def main() -> None:
     from gan import benchmark as gan_benchmark
     from gan.original import check_checkout
     from pointcloud import benchmark as point_benchmark
-    from shared_attn.runtime.launch import create_fabric, multiplies_bfloat16
+    from shared_attn.runtime.launch import create_fabric, list_precisions
     from shared_attn.runtime.records import write_benchmark
     from shared_attn.step_timing import print_timings
 
@@ -66,10 +65,7 @@ def main() -> None:
         if sizes["original"] is not None and device.type == "cpu":
             sizes["shipped_seconds"] = benchmark.time_original(**sizes)
     metrics, tables = dict[str, float](), dict[str, list[dict[str, Any]]]()
-    precisions = ("fp32", "bf16") if options.precision == "both" else (options.precision,)
-    if options.precision == "both" and not multiplies_bfloat16(device):
-        precisions = ("fp32",)
-        print("bf16 is left out: this processor only imitates it", file=sys.stderr)
+    precisions = list_precisions(options.precision, device)
     for name, (benchmark, sizes) in chosen.items():
         sizes |= {"device": device, "compiled": options.compile}
         timings = print_timings(timing for p in precisions for timing in benchmark.time_steps(**sizes, precision=p))

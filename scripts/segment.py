@@ -14,7 +14,7 @@ from command_line import check_positive, parse, quick_imports, run
 
 @dataclass(frozen=True)
 class Options:
-    files: Annotated[tuple[str, ...], tyro.conf.Positional]
+    files: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Files, folders (searched to any depth) or patterns. Meshes or clouds: .off .obj .ply .stl .glb .gltf, .xyz .txt
     .pts .csv, .npy."""
     weights: str = "eat-shapes-parts"

@@ -45,7 +45,7 @@ def test_bad_files_are_refused_in_one_line(
     with pytest.raises((ValueError, OSError)) as refusal:
         READERS[name].read(path)
     message = str(refusal.value)
-    assert said in message and str(tmp_path) in message and "\n" not in message
+    assert any(words in message for words in said.split(" | ")) and str(tmp_path) in message and "\n" not in message
     assert not (tmp_path / "sprung").exists(), "a pickle was run"
     assert "Warning" not in capfd.readouterr().err
 

@@ -95,7 +95,7 @@ def test_kernels_equal_their_twins_in_many_cases() -> None:
 
 
 def test_kernels_compile_for_gpus_without_spilling_or_fusing_rounding_steps() -> None:
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", "3.3", reason="before, Triton was told otherwise what to compile")
     rows: list[dict[str, Any]] = json.loads(run_python("tests/point_kernel_compilation.py"))
     assert {row["kernel"] for row in rows} == {"farthest", "nearest"}
     assert {row["architecture"] for row in rows} == {86, 90}

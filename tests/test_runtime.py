@@ -213,8 +213,10 @@ def test_auto_takes_bfloat16_only_where_the_device_multiplies_it(
     for precision, expected in (("auto", able), ("bf16", True), ("fp32", False)):
         with create_fabric("cpu", precision).autocast():
             assert torch.is_autocast_enabled("cpu") == expected
+        assert launch.list_precisions(precision, "cpu") == (precision,)
         warned = "warning: --precision bf16" in capsys.readouterr().err
         assert warned == (precision == "bf16" and not able), "who asks for what is slow is told, others are not"
+    assert launch.list_precisions("both", "cpu") == (("fp32", "bf16") if able else ("fp32",))
 
 
 def test_mixed_precision_multiplies_in_bfloat16_but_leaves_inputs_whole() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from machine import exporting
 from torch import Tensor, nn
 
 from shared_attn import create_attention
@@ -175,7 +176,7 @@ class _OnSequence(nn.Module):
 def test_shifted_windows_export_for_any_number_of_tokens() -> None:
     module = _OnSequence(_attention(window_size=2, shift="half")).eval()
     lengths = {1: torch.export.Dim("tokens", min=4, max=65_536)}
-    with torch.no_grad():
+    with torch.no_grad(), exporting():
         program = torch.export.export(module, (_tokens(12),), dynamic_shapes=(lengths,))
     for n in (4, 7, 33):
         x = _tokens(n)

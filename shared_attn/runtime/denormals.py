@@ -18,6 +18,10 @@ def flush_denormals() -> Iterator[None]:
 
     Threads that torch starts meanwhile take it over, and keep it.
     """
+    import numpy as np
+
+    for dtype in (np.float16, np.float32, np.float64):
+        np.finfo(dtype)  # kept by NumPy, which before 2.0 warned where it finds its smallest numbers to be zero
     before = not (torch.tensor(1e-39) * 1).item()
     torch.set_flush_denormal(True)
     try:

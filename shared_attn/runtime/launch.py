@@ -51,6 +51,13 @@ def choose_precision(precision: str, device: torch.device | str) -> str:
     return precision
 
 
+def list_precisions(precision: str, device: torch.device | str) -> tuple[str, ...]:
+    """A precision as it is; for "both" fp32, and bf16 where the device multiplies bfloat16."""
+    if precision != "both":
+        return (precision,)
+    return ("fp32", "bf16") if multiplies_bfloat16(device) else ("fp32",)
+
+
 def multiplies_bfloat16(device: torch.device | str) -> bool:
     """Whether a device has instructions for products of bfloat16 numbers."""
     if torch.device(device).type == "cuda":
