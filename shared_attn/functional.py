@@ -266,7 +266,9 @@ def external_attention_saving(
         attention = _normalise_slots(logits - log_mass, eps)  # (B, N, ..., S)
         y = F.linear(attention.to(product_dtype), values.to(product_dtype))  # (B, N, ..., C')
         if value_bias is not None:
-            y += value_bias  # in place: a product that starts from a broadcast bias writes (N, C') once more
+            # In place: a product that starts from a broadcast bias writes (N, C') once more. Not while compiling, where
+            # torch 2.11 drops every gradient of a function that changes its output so.
+            y = y + value_bias if torch.compiler.is_compiling() else y.add_(value_bias)
     return y, logits, log_mass
 
 
