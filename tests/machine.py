@@ -10,8 +10,8 @@ import torch
 
 from shared_attn.runtime.launch import multiplies_bfloat16
 
-# The oldest version, of those tried, that exports all that the newest does.
-EXPORTS_ALL = (2, 11)
+# The oldest version of torch that is known to export everything; 2.6 to 2.11 prove less about sizes left open.
+EXPORTS_ALL = (2, 15)
 
 needs_bfloat16 = pytest.mark.skipif(
     not multiplies_bfloat16("cpu"), reason="this processor only imitates bfloat16 products, in minutes for these"

@@ -144,7 +144,9 @@ def test_exported_farthest_points_are_those_of_a_naive_loop() -> None:
     for clouds in (random, degenerate_clouds(27), degenerate_clouds(30)[:1], random[:2, :3], random[:, :1]):
         expected = torch.tensor([_naive_farthest(cloud.tolist(), 12) for cloud in clouds])
         by_onnx = session.run(None, {session.get_inputs()[0].name: clouds.numpy()})
-        for chosen, nearest in ([torch.from_numpy(index) for index in by_onnx], loaded(clouds)):
+        with exporting():
+            by_torch = loaded(clouds)
+        for chosen, nearest in ([torch.from_numpy(index) for index in by_onnx], by_torch):
             assert torch.equal(chosen, expected)
             assert torch.equal(nearest, k_nearest(clouds, clouds[:, :1], 5))
 
