@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from machine import exporting
 from small_models import write_small_models
 from torch import Tensor, nn
 
