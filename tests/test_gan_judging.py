@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import json
@@ -327,12 +328,13 @@ def test_a_missing_or_foreign_classifier_is_told() -> None:
 
 def live_bytes() -> int:
     """Memory of all tensors that anything holds."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if is_tensor(t)}
+    storages: dict[int, int] = {}
+    for thing in gc.get_objects():
+        if type(thing) is Tensor:
+            storage = thing.untyped_storage()
+            with contextlib.suppress(RuntimeError):  # left by a test that traced: it has no memory
+                storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
-
-
-def is_tensor(thing: object) -> bool:
-    return type(thing) is Tensor
 
 
 def test_memory_does_not_grow_from_5000_to_50000_samples() -> None:

@@ -139,8 +139,7 @@ def _join(accelerator: str) -> None:
     dist.init_process_group(
         backend, store=dist.PrefixStore(start, store), rank=rank, world_size=world_size, timeout=PATIENCE
     )
-    if accelerator == "cuda":
-        atexit.register(dist.destroy_process_group)
+    atexit.register(dist.destroy_process_group)  # joins its threads, which an exit may otherwise find running
 
 
 def _create_strategy() -> DDPStrategy:
