@@ -163,7 +163,7 @@ def train_tiny(noise: Path, out: Path, *more: object, **launch: int) -> subproce
 
 @pytest.mark.slow
 def test_a_run_is_interrupted_by_one_process_and_resumed_by_another_number(noise: Path, tmp_path: Path) -> None:
-    """In float32 weights differ by rounding, a few of them by more: to Adam a gradient of rounding alone is a gradient."""
+    """In float32 weights differ by rounding, a few by more: Adam makes a whole step of a gradient that is rounding."""
     finish(train_tiny(noise, tmp_path / "whole", "--images", 80, processes=1))
     pieces = train_tiny(noise, tmp_path / "pieces", "--images", 80)
     wait_for(tmp_path / "pieces", 12)
