@@ -71,8 +71,7 @@ class GanConfig:
     discriminator_steps: int = 5
     """discriminator steps a generator step"""
     reuse_generated: bool = False
-    """the generator learns from the images that the discriminator has just judged, against the real images' logits of
-    that moment: a pass of the generator less a step, and half a pass of the discriminator if the loss needs these"""
+    """the generator learns from the images that the discriminator has just judged: one forward pass less a step"""
     generator_lr: float = 2e-4
     """Adam's rate for the generator"""
     discriminator_lr: float = 2e-4

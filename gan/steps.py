@@ -72,7 +72,7 @@ class Steps:
         # Fixed at full strength, augmentation needs no choice of images.
         fixed = config.augment_probability >= 1 and not config.augment_target
         self.probability: Tensor | float = 1.0 if fixed else adaptation.probability
-        self._judged: tuple[Tensor, Tensor, Tensor] | None = None  # reused: images, classes, real logits
+        self._generated: tuple[Tensor, Tensor] | None = None  # images and classes that the generator's step will reuse
         self._train_discriminator: dict[bool, Step] = {
             penalise: partial(self._update_discriminator, penalise=penalise) for penalise in (False, True)
         }
@@ -85,8 +85,7 @@ class Steps:
         """One update of the discriminator, which sees real and generated images in one batch.
 
         No gradient reaches the generator, whose batch norm uses the batch's own statistics (its running ones are
-        estimated when it is finished). Where the images are reused, their graph is kept for `train_generator`, and the
-        real images' logits, which an update moves little.
+        estimated when it is finished). Where the images are reused, their graph is kept for `train_generator`.
 
         Args:
             real: (B, 3, H, W) in [-1, 1], and their classes (B,).
@@ -128,7 +127,8 @@ class Steps:
         config, B = self.config, len(real)
         self.discriminator.requires_grad_(True)
         fake, fake_labels = self._generate(real_labels, learns=config.reuse_generated)
-        own, fake = fake, fake.detach()
+        if config.reuse_generated:
+            self._generated, fake = (fake, fake_labels), fake.detach()
         images, labels = torch.cat([real, fake]), torch.cat([real_labels, fake_labels])
         seen = augment(images, config.augment, self.probability, share=self.paired)
         if config.consistency:
@@ -138,8 +138,6 @@ class Steps:
             seen = seen.detach().requires_grad_(True)
         logits = self.discriminator(seen, labels)  # (2 B or 4 B,)
         real_logits, fake_logits = logits[:B], logits[B : 2 * B]
-        if config.reuse_generated:
-            self._judged = own, fake_labels, real_logits.detach()
         adversarial = self.discriminator_loss(real_logits, fake_logits)
         loss = adversarial
         if config.consistency:
@@ -168,15 +166,15 @@ class Steps:
     def _update_generator(self, real: Tensor, real_labels: Tensor) -> Tensor:
         config, B = self.config, len(real)
         self.discriminator.requires_grad_(False)
-        fake, fake_labels, real_logits = self._judged or (*self._generate(real_labels, learns=True), None)
-        self._judged = None
+        fake, fake_labels = self._generated or self._generate(real_labels, learns=True)
+        self._generated = None
         images, labels, share = fake, fake_labels, self.share
-        if config.loss in NEEDS_REAL and real_logits is None:
+        if config.loss in NEEDS_REAL:
             images, labels, share = torch.cat([real, fake]), torch.cat([real_labels, fake_labels]), self.paired
         seen = augment(images, config.augment, self.probability, share=share)
         with self.fabric.autocast():
             logits = self.still["discriminator"](seen, labels)
-        loss = self.generator_loss(logits[-B:], logits[:-B] if real_logits is None else real_logits)
+        loss = self.generator_loss(logits[-B:], logits[:-B])
         self._step("generator", loss)
         return loss.detach()[None]
 
