@@ -180,8 +180,9 @@ def test_a_run_is_interrupted_by_one_process_and_resumed_by_another_number(noise
             difference = float((two[part][name] - value).double().abs().mean())
             # Batch norm takes a bias before it away again: its gradient is rounding, which Adam makes a whole step of.
             idle = part != "discriminator" and name.endswith(("bias", "running_mean"))
-            vector = name.endswith(("_u", "_v"))  # of spectral norm: it turns far where singular values lie close
-            assert difference < (2e-2 if idle or vector else 1e-3), name
+            # Batch norm's variances, and spectral norm's vectors, which turn far where singular values lie close.
+            derived = name.endswith(("_u", "_v", "running_var"))
+            assert difference < (2e-2 if idle else 5e-3 if derived else 1e-4), (name, difference)
     np.testing.assert_allclose(losses(tmp_path / "whole"), losses(tmp_path / "pieces"), rtol=1e-2, atol=1e-3)
     assert len(list((tmp_path / "pieces").glob("events.out.tfevents.*"))) == 2  # one a start, of the first process
 
