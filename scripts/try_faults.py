@@ -12,8 +12,9 @@ from pathlib import Path
 
 import command_line
 
-GAN = """train_gan.py eagan-shapes-small --batch-size 4 --generator-width 2 --discriminator-width 4 --features none
-    --log-every 1 --images 32 --evaluate-every 16 --checkpoint-every 8 --stream always --workers 1 --device cpu"""
+GAN = """train_gan.py eagan-shapes-small --batch-size 4 --group-size 2 --warm-up 8 --generator-width 2
+    --discriminator-width 4 --features none --log-every 1 --images 32 --evaluate-every 16 --checkpoint-every 8
+    --stream always --workers 1 --device cpu"""
 POINTS = """train_pointcloud.py eat-shapes-small --batch-size 4 --num-points 32 --embed-channels 8 8 --num-layers 2
     --neighbour-channels 12 16 --num-centres 16 8 --num-neighbours 4 --fuse-channels 24 --head-channels 16 12
     --norm-clouds 8 --epochs 4 --evaluate-epochs 2 --validation 0.25 --device cpu"""

@@ -151,8 +151,8 @@ def test_two_processes_end_in_the_weights_of_one(noise: Path, tmp_path: Path, mo
 
 
 TINY = (
-    "--batch-size 4 --generator-width 2 --discriminator-width 4 --features none --log-every 1 --precision fp32 "
-    "--device cpu --evaluate-every 1000000 --checkpoint-every 40"
+    "--batch-size 4 --group-size 2 --warm-up 8 --generator-width 2 --discriminator-width 4 --features none "
+    "--log-every 1 --precision fp32 --device cpu --evaluate-every 1000000 --checkpoint-every 40"
 )
 
 

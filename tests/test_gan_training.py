@@ -372,7 +372,7 @@ def test_impossible_values_are_refused_before_anything_is_written(
 @pytest.mark.slow
 def test_signals_and_resume_by_the_script_end_in_the_same_bits(blobs: Path, tmp_path: Path) -> None:
     flags = "--images 960 --batch-size 8 --generator-width 2 --discriminator-width 2 --features none --log-every 1"
-    more = "--evaluate-every 480 --checkpoint-every 80"
+    more = "--warm-up 64 --evaluate-every 480 --checkpoint-every 80"
     arguments = ["eagan-shapes-small", "--data", str(blobs), *flags.split(), *more.split()]
     assert_stops_change_nothing("train_gan.py", arguments, (200, 520, 720), tmp_path)
     shown = [line["shown"] for line in lines(tmp_path / "pieces") if "generator_loss" in line]

@@ -214,7 +214,7 @@ def test_weights_of_another_kind_are_refused(weights: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_evaluation_and_benchmark_scripts(tmp_path: Path, run_script: Script) -> None:
-    flags = "--epochs 1 --num-points 64 --num-centres 16 8 --num-neighbours 4 --device cpu"
+    flags = "--epochs 1 --num-points 64 --num-centres 16 8 --num-neighbours 4 --norm-clouds 64 --device cpu"
     done = run_script("train_pointcloud.py", "eat-shapes-small", "--out", tmp_path / "run", *flags.split())
     assert done.returncode == 0, done.stderr
     found = tmp_path / "found.json"
