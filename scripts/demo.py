@@ -47,9 +47,7 @@ def train_all(demo: Demo) -> None:
         for name, folder in (("eat-shapes-small", "eat"), ("eat-shapes-parts-small", "parts"))
     )
     if demo.quick:
-        eagan = replace(
-            eagan, images=256, warm_up=256, evaluate_every=256, evaluation_samples=64, evaluation_references=64
-        )
+        eagan = replace(eagan, images=256, warm_up=256, evaluation_samples=64, evaluation_references=64)
         short = {"epochs": 1, "warmup_epochs": 0.1, "num_points": 256, "norm_clouds": 64}
         eat, parts = replace(eat, **short), replace(parts, **short)
     print("1 of 3: EAGAN learns to draw the shapes, by class")

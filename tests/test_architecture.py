@@ -19,7 +19,7 @@ HEAVY = (
     "trimesh",
     "torch_geometric",
     "torchmetrics",
-    "lightning",
+    "lightning_fabric",
     "tensorboard",
     "gradio",
 )

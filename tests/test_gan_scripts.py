@@ -139,4 +139,4 @@ def test_help_shows_the_flags_at_once(run_script: Callable[..., Any], script: st
     done = run_script(script, *(["eagan-cifar10-small"] if script == "train_gan.py" else []), "--help")
     assert done.returncode == 0 and "--device" in done.stdout
     loads = run_script(script, "--help", PYTHONPROFILEIMPORTTIME="1").stderr
-    assert "tyro" in loads and not re.search(r"\|\s+(torch|numpy|lightning)\s*$", loads, re.MULTILINE)
+    assert "tyro" in loads and not re.search(r"\|\s+(torch|numpy|lightning_fabric)\s*$", loads, re.MULTILINE)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import inspect
+import logging
 import os
 import platform
 import sys
@@ -15,9 +17,9 @@ import torch
 import torch.distributed as dist
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-    from lightning.fabric.plugins.precision.precision import Precision
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.precision.precision import Precision
+    from lightning_fabric.strategies import DDPStrategy
 
 PRECISIONS = ("auto", "fp32", "bf16")
 PATIENCE = timedelta(hours=12)  # of processes that wait for another one, which may be evaluating
@@ -92,13 +94,11 @@ def create_fabric(device: str, precision: str, *, several: bool = False) -> Fabr
             f"torchrun started {here} processes on a machine with {torch.cuda.device_count()} usable CUDA devices; "
             "expected at most one a device, see its --nproc-per-node, or --device cpu"
         )
-    import logging
-
-    from lightning.fabric import Fabric
+    import_fabric()
+    from lightning_fabric import Fabric
 
     # It announces the precision on standard error, where a mistake is to be the only line.
-    for name in ("lightning.fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     plugins: Any = [_create_autocast(accelerator)] if chosen == "bf16" else []
     if processes == 1:
         fabric = Fabric(accelerator=accelerator, devices=1, plugins=plugins)
@@ -114,6 +114,23 @@ def create_fabric(device: str, precision: str, *, several: bool = False) -> Fabr
             file=sys.stderr,
         )
     return fabric
+
+
+def import_fabric() -> None:
+    """Imports Lightning Fabric by a shorter road.
+
+    It asks for the version of torchmetrics by importing all of it, and so torchvision and scipy.signal: more than half
+    of the time that a training takes to start, for a function that is not used here. To an import that fails it
+    answers that torchmetrics is not there.
+    """
+    hides = "torchmetrics" not in sys.modules
+    if hides:
+        sys.modules["torchmetrics"] = None  # type: ignore[assignment]  # whose import then fails
+    try:
+        importlib.import_module("lightning_fabric")
+    finally:
+        if hides:
+            del sys.modules["torchmetrics"]
 
 
 def _count_launched() -> tuple[int, int]:
@@ -144,7 +161,7 @@ def _join(accelerator: str) -> None:
 
 def _create_strategy() -> DDPStrategy:
     """DDP that averages gradients and leaves buffers alone."""
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies import DDPStrategy
 
     # About linear maps and 1x1 convolutions, whose gradients lie as their input does: they are copied.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -161,7 +178,7 @@ def _create_autocast(device: str) -> Precision:
     network's output to be differentiated by `fabric.backward` alone, for float16's scaler, which bfloat16 does without;
     a gradient penalty differentiates before that.
     """
-    from lightning.fabric.plugins.precision.precision import Precision
+    from lightning_fabric.plugins.precision.precision import Precision
 
     class Autocast(Precision):
         precision = "bf16-mixed"

@@ -22,7 +22,7 @@ from shared_attn.runtime.files import atomic_write
 from shared_attn.runtime.launch import multiplies_bfloat16
 
 ROOT = Path(__file__).resolve().parents[2]
-LIBRARIES = ("torch", "torchvision", "lightning", "numpy", "scipy", "torchmetrics", "trimesh", "torch-geometric")
+LIBRARIES = ("torch", "torchvision", "lightning-fabric", "numpy", "scipy", "torchmetrics", "trimesh", "torch-geometric")
 
 
 def write_record(

@@ -19,6 +19,7 @@ from shared_attn.runtime.faults import injection
 from shared_attn.runtime.faults.inspection import find_damage, find_differences
 from shared_attn.runtime.faults.processes import Ended, Fault, Job, Training, run
 from shared_attn.runtime.interrupt import PREEMPTED
+from shared_attn.runtime.launch import import_fabric
 from shared_attn.runtime.progress import METRICS
 
 Problems = list[str]
@@ -27,7 +28,8 @@ FULL = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of what a whole run takes, at which i
 
 def warm_up(*modules: str) -> None:
     """Imports what every training would import for itself, so that its process is forked with it. Runs nothing."""
-    for module in (*modules, "lightning.fabric", "torch.utils.tensorboard", "tqdm", "PIL.Image", "tyro"):
+    import_fabric()
+    for module in (*modules, "torch.utils.tensorboard", "tqdm", "PIL.Image", "tyro"):
         importlib.import_module(module)
 
 
