@@ -48,6 +48,18 @@ def test_any_cut_flip_or_splice_is_taken_or_refused(name: str, data: st.DataObje
     assert trial.attempt(bytes(content)) is None
 
 
+def test_no_flip_in_the_metadata_of_a_parquet_file_ends_the_process(tmp_path: Path) -> None:
+    """As one did that fuzzing found: pyarrow aborts where it is asked for a column's damaged statistics."""
+    trial = fuzzing.Trial("image parquet", None, tmp_path)
+    valid = trial.reader.seeds()[0]
+    start = len(valid) - 8 - int.from_bytes(valid[-8:-4], "little")
+    for place in range(start, len(valid)):
+        content = bytearray(valid)
+        content[place] ^= 1 << 5
+        assert trial.attempt(bytes(content)) is None, place
+    assert trial.tally.refused > 100
+
+
 def test_what_is_found_is_told_counted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path) -> None:
         if b"long" in (content := path.read_bytes()):
