@@ -71,7 +71,7 @@ def _make_data(folder: Path) -> None:
 def test_every_command_runs(tmp_path: Path) -> None:
     _make_data(tmp_path)
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # tests share two cores
     for command in sorted(_commands(), key=lambda command: "prepare_data.py" not in command):  # data first
         words = shlex.split(command)
         if words[0] in ("make", "pip"):
