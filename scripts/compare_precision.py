@@ -14,8 +14,8 @@ from gan.presets import PRESETS as GAN_PRESETS
 from pointcloud.presets import PRESETS as POINT_PRESETS
 
 # The published GAN with one step of each network, at sizes that keep a step at some hundredths of a second on a CPU.
-RECIPE = {"data": "shapes", "discriminator_steps": 1, "betas": (0.0, 0.99), "ema_decay": 0.995, "decay_from": 0.5}
-RATES = {"generator_lr": 4e-4, "discriminator_lr": 8e-4, "attention_spectral_norm": False}
+RECIPE = {"data": "shapes", "discriminator_steps": 1, "attention_spectral_norm": False}
+RATES = {"generator_lr": 4e-4, "discriminator_lr": 8e-4, "betas": (0.0, 0.99), "decay_from": 0.5, "ema_decay": 0.995}
 SIZES = {"generator_width": 4, "discriminator_width": 4, "batch_size": 8, "log_every": 5, "features": "none"}
 GAN: dict[str, Any] = {**RECIPE, **RATES, **SIZES}
 POINTS: dict[str, Any] = {

@@ -169,10 +169,15 @@ def test_point_training_learns_what_it_learns_on_a_cpu(tmp_path: Path, precision
 def test_captured_gan_steps_train_as_eager_ones(tmp_path: Path) -> None:
     """The same run with every step replayed as a CUDA graph, penalties and adaptive augmentation included."""
     config = replace(
-        GAN_PRESETS["eagan-shapes-small"],
+        GAN_PRESETS["eagan-cifar10"],
+        data="shapes",
         images=640,
-        precision="fp32",
-        reuse_generated=False,
+        generator_width=12,
+        discriminator_width=24,
+        attention_spectral_norm=False,
+        batch_size=32,
+        discriminator_steps=1,
+        loss="relativistic",
         r1_gamma=0.1,
         r2_gamma=0.1,
         penalty_every=4,

@@ -28,6 +28,7 @@ LABEL_COLUMNS = ("label", "fine_label")
 SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
 KEPT_BYTES = 512 * 2**20  # of row groups in memory
 GROUP_BYTES = 2**30  # of one, unpacked
+BATCH_ROWS = 256  # unpacked at once, whatever the file says of its size
 MOST_ROWS = 2**28  # of a file; ImageNet's 21,841 classes have 2**24
 
 
@@ -116,8 +117,9 @@ def _read_group(opened: Any, file: Path, number: int, column: str) -> Any:
 
     # Not by what the metadata say of each column: asked for that, pyarrow ends the process where they are damaged.
     stored = max(1, opened.metadata.row_group(number).total_byte_size, file.stat().st_size)
+    rows = min(BATCH_ROWS, max(1, GROUP_BYTES // stored))
     parts, held = [], 0
-    for batch in opened.iter_batches(max(1, GROUP_BYTES // stored), row_groups=[number], columns=[column]):
+    for batch in opened.iter_batches(rows, row_groups=[number], columns=[column]):
         part = batch.column(0)
         part = part.field("bytes") if part.type.num_fields else part
         parts.append(part)

@@ -119,9 +119,8 @@ def create_fabric(device: str, precision: str, *, several: bool = False) -> Fabr
 def import_fabric() -> None:
     """Imports Lightning Fabric by a shorter road.
 
-    It asks for the version of torchmetrics by importing all of it, and so torchvision and scipy.signal: more than half
-    of the time that a training takes to start, for a function that is not used here. To an import that fails it
-    answers that torchmetrics is not there.
+    It asks for the version of torchmetrics by importing all of it, and so torchvision and scipy.signal: seconds at each
+    start, for a function that is not used here. It takes an import that fails for torchmetrics that is not there.
     """
     hides = "torchmetrics" not in sys.modules
     if hides:
