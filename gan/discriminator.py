@@ -6,6 +6,7 @@ Legend: B batch, C channels, H W grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gan.initialization import initialize, spectral_weights
-from gan.layouts import choose_channels
+from gan.layouts import choose_channels, choose_halvings
 from gan.resampling import DownsampleConv2d
 from shared_attn.feature_map import FeatureMapAttention
 from shared_attn.functional import full_precision
 
-# Channels after each block, as multiples of the width (64 in the paper), and whether the block halves the size.
+# Channels after each block, as multiples of the width (64 in the paper), and pixels of the last map's side.
 CHANNELS = {32: (2, 2, 2, 2), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16)}
-DOWNSAMPLES = {32: (True, True, False, False), 64: (True,) * 4 + (False,), 128: (True,) * 5 + (False,)}
+GRID = {32: 8, 64: 4, 128: 4}
 DEVIATION_EPS = 1e-8  # under the root, whose slope is infinite at zero
 DEVIATION_STD = 0.3  # of the weights of a new MinibatchDeviation
 ATTENTION_AFTER_BLOCK = 1  # at 16 x 16, 32 x 32 and 64 x 64 pixels
@@ -96,9 +97,10 @@ class Discriminator(nn.Module):
 
     Args: as `gan.generator.Generator` (`multiples` after each block), `inplace_relu` as in `DiscriminatorBlock`, and
         group_size: images among which the last block sees how much they differ (`MinibatchDeviation`); 0 for none.
+        grid: pixels of the last map's side; 0 for the paper's. The first blocks halve the size until it is reached.
 
     Raises:
-        ValueError: for an image size without a layout, multiples that do not fit it, or an unknown attention.
+        ValueError: for an image size without a layout, multiples or a grid that do not fit it, or an unknown attention.
     """
 
     def __init__(
@@ -114,14 +116,14 @@ class Discriminator(nn.Module):
         attention_spectral_norm: bool = True,
         inplace_relu: bool = False,
         group_size: int = 0,
+        grid: int = 0,
     ):
         super().__init__()
         channels = [3, *choose_channels(width, multiples, CHANNELS, image_size)]
+        halvings = choose_halvings(grid, GRID, image_size, stages=len(channels) - 1)
         self.blocks = nn.ModuleList(
-            DiscriminatorBlock(c_in, c_out, downsample=downsample, first=number == 0, inplace_relu=inplace_relu)
-            for number, (c_in, c_out, downsample) in enumerate(
-                zip(channels[:-1], channels[1:], DOWNSAMPLES[image_size], strict=True)
-            )
+            DiscriminatorBlock(c_in, c_out, downsample=number < halvings, first=number == 0, inplace_relu=inplace_relu)
+            for number, (c_in, c_out) in enumerate(pairwise(channels))
         )
         self.attention: nn.Module = nn.Identity()
         if attention != "none":

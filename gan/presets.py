@@ -46,6 +46,8 @@ class GanConfig:
     """channels after the generator's first map and after each block, in widths; none given: the paper's"""
     discriminator_multiples: tuple[int, ...] = ()
     """channels after each of the discriminator's blocks, in widths"""
+    discriminator_grid: int = 0
+    """pixels of the side of the discriminator's last map; 0: the paper's, 8 for images of 32 pixels, else 4"""
     group_size: int = 0
     """images among which the discriminator sees how much they differ (minibatch standard deviation); 0: none"""
     warm_up: int = 0

@@ -30,6 +30,7 @@ from gan.discriminator import Discriminator
 from gan.generator import Generator
 from gan.judging.evaluation import prepare_reference
 from gan.judging.features import load_features
+from gan.layouts import LayoutError
 from gan.presets import GanConfig, check_config, free_fields
 from gan.reporting import Assistant, Reporter
 from gan.steps import Steps
@@ -247,6 +248,7 @@ def describe_models(config: GanConfig, num_classes: int) -> dict[str, dict[str, 
             "spectral_norm": config.discriminator_spectral_norm,
             "inplace_relu": config.inplace_relu,
             "group_size": config.group_size,
+            "grid": config.discriminator_grid,
         },
     }
 
@@ -273,9 +275,11 @@ def set_up(
 
 
 def build(network: type[Network], keywords: dict[str, Any]) -> Network:
-    """Construct a network; what its attention refuses is a user's mistake."""
+    """Construct a network; what its layout or its attention refuses is a user's mistake."""
     try:
         return network(**keywords)
+    except LayoutError as error:
+        raise ValueError(f"--{network.__name__.lower()}-{error}") from error
     except ValueError as error:
         raise ValueError(f"--attention {keywords['attention']}: {error}") from error
 

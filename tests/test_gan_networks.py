@@ -289,6 +289,21 @@ def test_channels_of_the_stages_can_be_given_in_widths() -> None:
                 network(multiples=multiples)
 
 
+def test_the_discriminator_halves_images_until_its_last_grid() -> None:
+    papers = {32: 8, 64: 4, 128: 4}
+    for size, paper in papers.items():
+        for given, side in ((0, paper), (paper, paper), (4, 4), (16, 16)):
+            discriminator = Discriminator(image_size=size, width=2, grid=given)
+            x = torch.randn(2, 3, size, size)
+            assert discriminator(x, torch.tensor([0, 1])).shape == (2,)
+            for block in discriminator.blocks:
+                x = block(x)
+            assert x.shape[2:] == (side, side)
+    for given in (1, 5, 32, -4):
+        with pytest.raises(ValueError, match=f"grid {given}: expected one of 16, 8, 4, 2 at 32 pixels"):
+            Discriminator(grid=given)
+
+
 def test_an_unknown_size_or_attention_is_refused() -> None:
     for network in (Generator, Discriminator):
         with pytest.raises(ValueError, match="image_size 48: expected one of 32, 64, 128"):
