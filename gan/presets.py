@@ -196,10 +196,10 @@ _IMAGENET128 = replace(
     evaluate_every=12_800_000,
     checkpoint_every=1_280_000,
 )
-# 46 minutes on two CPU cores in float32, about 20 where they multiply bfloat16: 10,500 steps by R3GAN's loss. Channels
-# lie where they are cheap, at the small sizes, and the discriminator goes down to 4 pixels. What so short a run lacks
-# most is variety: the discriminator sees how much images differ, and knows the classes before it begins. The average is
-# a long one; over the same weights shorter ones came out further from real images.
+# 46 minutes on two CPU cores in float32: 10,500 steps by R3GAN's loss. Channels lie where they are cheap, at the small
+# sizes, and the discriminator goes down to 4 pixels. What so short a run lacks most is variety: the discriminator sees
+# how much images differ, and knows the classes before it begins. The average is a long one; over the same weights
+# shorter ones came out further from real images.
 _CIFAR10_SMALL = GanConfig(
     data="cifar10",
     images=336_000,
